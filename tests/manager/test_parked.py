@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from tests.manager.test_frozen_engines import add_container, running_in
-from tests.support.engines import create, docker, engines_of
+from tests.support.engines import create, create_container, docker, engines_of
 from tests.support.eventually import eventually
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 from tests.support.prepared_labs import prepare
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.network.ports.ports import HeldPort
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.vms import Vms
 from warmboot.model.container import Container, ContainerState, PortMapping
@@ -94,6 +95,69 @@ async def test_a_parked_container_has_no_vm_and_goes_on_where_it_was(place: Lab)
         await check(m.running)
 
 
+def say_hello(held: HeldPort) -> None:
+    """What stands for a guest that answers at a published port."""
+    connected, _ = held._held.accept()
+    with connected:
+        connected.sendall(b"hello")
+
+
+async def greeted(port: PortMapping) -> bytes:
+    reader, writer = await asyncio.open_connection(port.host_ip, port.host_port)
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.usefixtures("port_network")
+async def test_who_connects_to_a_port_of_what_is_parked_is_answered_by_the_woken_one(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldPort, "_send_away", say_hello)
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        ran = await m.run("web", *COUNTING, ports=(PortMapping(80), PortMapping(53, 0, "", "udp")))
+        engine = await create(m)
+        async with docker(engine) as client:
+            made = await create_container(client, "db", {"80/tcp": [{"HostPort": ""}]})
+            await client.post(f"/containers/{made.json()['Id']}/start")
+        (published,) = (await engines_of(m).get("ci")).ports
+        (tcp, udp), in_engine = ran.ports, published.mapping
+        await m.containers.park("web")
+        await engines_of(m).park("ci")
+        with monkeypatch.context() as patched:
+            patched.setattr(Vms, "restore", fails)
+            assert [await greeted(one) for one in (tcp, in_engine)] == [b"", b""]
+            for one in (ran.id, engine.id):
+                assert await told(m, one) == ["parking", "parked", "waking", "wake-failed"]
+        asking = (greeted(one) for one in (tcp, in_engine) for _ in range(20))
+        assert await asyncio.gather(*asking) == [b"hello"] * 40
+        for one in (ran.id, engine.id):
+            assert (await told(m, one)).count("woken") == 1
+        assert (await m.containers.get("web")).ports == (tcp, udp)
+        assert await greeted(tcp) == await greeted(in_engine) == b"hello"
+        await m.containers.park("web")
+        await engines_of(m).park("ci")
+        await check(m.running)
+    async with place.manager() as m:  # another one holds them, too
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"wake up", (udp.host_ip, udp.host_port))
+
+            async def runs() -> bool:
+                return (await m.containers.get("web")).state is ContainerState.RUNNING
+
+            await eventually(runs, timeout_s=60)
+        await m.containers.park("web")
+        held = asyncio.create_task(greeted(tcp))
+        await m.containers.delete("web", force=True)
+        assert await held in (b"", b"hello")  # it may have been quicker
+        await engines_of(m).delete("ci", force=True)
+        await check(m.running)
+
+
 async def test_a_parked_engine_wakes_for_who_asks_at_its_socket(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +181,20 @@ async def test_a_parked_engine_wakes_for_who_asks_at_its_socket(
             answers = await asyncio.gather(*(client.get("/containers/json") for _ in range(20)))
         assert {one.status_code for one in answers} == {200}
         assert (await told(m, engine.id)).count("woken") == 1
+        await engines_of(m).park("ci")
+        begun = asyncio.Event()
+
+        async def hangs(*_: Any, **__: Any) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        patched = pytest.MonkeyPatch()
+        patched.setattr(Vms, "restore", hangs)
+        asking = asyncio.create_task(running_in(engine))
+        await begun.wait()
+        patched.undo()
+    async with place.manager() as m:  # the manager ended while somebody waited: the next one wakes
+        assert await asking == {"/db"}
         woken = await engines_of(m).get("ci")
         assert (woken.state, woken.address) == (EngineState.RUNNING, engine.address)
         assert woken.handed_over

@@ -14,6 +14,7 @@ from warmboot.host.network import Network, NetworkConfig, Slot
 from warmboot.host.network.ports import ports
 from warmboot.host.network.rules.upkeep import Repair
 from warmboot.model.container import PortMapping
+from warmboot.system.on_demand.socket_activation import Wake
 
 
 class PortNetwork(Network):
@@ -23,7 +24,7 @@ class PortNetwork(Network):
         self._slots = NetworkConfig(folder, "tp", "10.213.0.0/20")
         super().__init__(self._slots)
         self._used = 0
-        self.held: dict[int, list[ports.HeldPort]] = {}
+        self.held = self._publishing._held
         self.led: dict[PortMapping, ports.HeldPort] = {}
         self.opened: dict[int, set[int]] = {}
         self.own: dict[str, set[tuple[str, int]]] = {}
@@ -61,9 +62,10 @@ class PortNetwork(Network):
 
     @override
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
-        held, real = ports.reserve(ports.check(mapping, "127.0.0.1", same_inside=True))
+        wanted = ports.check(mapping, "127.0.0.1", same_inside=True)
+        held, real = await self._publishing.reserve(wanted, slot)
         real = replace(real, container_port=real.container_port or real.host_port)
-        self.held.setdefault(slot.index, []).append(held)
+        self.held.setdefault(slot.index, {})[real] = held
         self.led[real] = held
         return real
 
@@ -81,6 +83,13 @@ class PortNetwork(Network):
                 )
             else:
                 await self.publish(slot, mapping)
+
+    @override
+    async def hold(
+        self, owner: str, mappings: Collection[PortMapping], wake: Wake, slot: Slot | None
+    ) -> None:
+        led = [one for one in mappings if IPv4Address(one.host_ip) not in self.engine_network]
+        await super().hold(owner, led, wake, slot)
 
     @override
     async def open_host_port(self, slot: Slot, port: int) -> None:
@@ -105,5 +114,5 @@ class PortNetwork(Network):
         return []
 
     def _close(self, index: int) -> None:
-        for held in self.held.pop(index, []):
+        for held in self.held.pop(index, {}).values():
             held.close()

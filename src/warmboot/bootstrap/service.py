@@ -112,6 +112,7 @@ async def _running(
                 try:
                     await workers.stop()
                 finally:
+                    await host.vms.stop_waking()
                     await core.tasks.stop()
                     await host.stop()
 

@@ -80,6 +80,7 @@ class EngineFront:
         self._users: dict[int, DefaultSocket] = {}
         self._logins: dict[str, Sequence[RegistryLogin]] = {}
         self._channel: CallChannel | None = None
+        self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._pidfd = -1
         self._connecting = asyncio.Lock()
@@ -96,6 +97,7 @@ class EngineFront:
         Ids of engines, and of users who have a default socket.
         """
         await asyncio.to_thread(_code)  # of the files that are there now, not after an upgrade
+        self._stopped = False
         async with self._connecting:
             if self._channel is None:
                 await self._connect_to_earlier()
@@ -138,6 +140,7 @@ class EngineFront:
 
     async def stop(self) -> None:
         """Let go of the front, whose process goes on unless it serves nobody."""
+        self._stopped = True  # what is given up now may tell it how that ends
         channel, self._channel = self._channel, None
         self._served.clear()
         self._users.clear()
@@ -171,6 +174,8 @@ class EngineFront:
 
     async def _connected(self) -> CallChannel:
         async with self._connecting:
+            if self._stopped:
+                raise _not_there("the manager ends")
             if self._channel is None:
                 await self._connect_to_earlier()
             if self._channel is None:

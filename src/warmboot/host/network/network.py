@@ -32,6 +32,7 @@ from warmboot.host.network.rules.upkeep import Repair, Upkeep
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
 from warmboot.system.concurrency import finish
+from warmboot.system.on_demand.socket_activation import Wake
 from warmboot.system.on_failure import on_failure
 
 _FOREIGN_BRIDGES = ("docker", "br-", "virbr")
@@ -282,13 +283,24 @@ class Network:
         await self._publishing.close_inside(slot)
         await self._publishing.close(slot)
 
-    def hold(self, owner: str, mappings: Collection[PortMapping]) -> None:
-        """Keep ports for an ``owner`` that has no slot for now, until ``let_go``. Idempotent."""
-        self._publishing.hold(owner, mappings)
+    async def hold(
+        self, owner: str, mappings: Collection[PortMapping], wake: Wake, slot: Slot | None
+    ) -> None:
+        """Keep ports for an ``owner`` who has no slot, or whose ``slot`` is about to go, until
+        ``let_go``: who connects has him ``wake``, and is answered then. Idempotent."""
+        await self._publishing.hold(owner, mappings, wake, slot)
 
-    def let_go(self, owner: str) -> None:
-        """Idempotent."""
-        self._publishing.let_go(owner)
+    def give_to(self, slot: Slot, owner: str) -> None:
+        """What is kept for this owner may be published for this slot."""
+        self._publishing.kept.give_to(slot.index, owner)
+
+    async def let_go(self, owner: str) -> None:
+        """Give back what was not published again. Idempotent."""
+        await self._publishing.let_go(owner)
+
+    async def stop_waking(self) -> None:
+        """Nobody is woken any more; those whose connections are held are cut off."""
+        await self._publishing.kept.stop()
 
     async def open_host_port(self, slot: Slot, port: int) -> None:
         """Let the guest reach the host's own 127.0.0.1:``port`` (TCP) at its gateway's address."""

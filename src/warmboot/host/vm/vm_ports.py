@@ -9,6 +9,7 @@ from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, Slot
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import HostError
+from warmboot.system.on_demand.socket_activation import Wake
 
 
 class VmPorts:
@@ -71,15 +72,28 @@ class VmPorts:
         if slot is not None and self._network is not None:
             await self._network.unpublish(slot)
 
-    def hold(self, owner: str, ports: Collection[PortMapping]) -> None:
-        """Keep ports of this host for an ``owner`` that has no VM for now. Idempotent."""
+    async def hold(
+        self, owner: str, ports: Collection[PortMapping], wake: Wake, slot: Slot | None = None
+    ) -> None:
+        """Keep ports of this host for an ``owner`` who has no VM, or that in ``slot``, which is
+        about to end: who connects has him ``wake``, and is answered then. Idempotent."""
         if self._network is not None:
-            self._network.hold(owner, ports)
+            await self._network.hold(owner, ports, wake, slot)
 
-    def let_go(self, owner: str) -> None:
-        """Give those back. Idempotent."""
+    def give_to(self, slot: Slot | None, owner: str) -> None:
+        """What is kept for this owner may be published for this VM."""
+        if slot is not None and self._network is not None:
+            self._network.give_to(slot, owner)
+
+    async def let_go(self, owner: str) -> None:
+        """Give back what was not published again. Idempotent."""
         if self._network is not None:
-            self._network.let_go(owner)
+            await self._network.let_go(owner)
+
+    async def stop_waking(self) -> None:
+        """Nobody is woken any more; those whose connections are held are cut off."""
+        if self._network is not None:
+            await self._network.stop_waking()
 
     async def republish(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
         """Hold the ports of an adopted VM again."""

@@ -46,7 +46,9 @@ class EngineParking:
         return noted_of(tenant)
 
     def ports(self, tenant: Engine) -> Sequence[PortMapping]:
-        return [one.mapping for one in tenant.ports]
+        led = [one.mapping for one in tenant.ports if one.mapping.host_ip]  # else it never was
+        own = [replace(one, host_ip=tenant.address) for one in led] if tenant.address else []
+        return list(dict.fromkeys([*led, *own]))
 
     async def let_go(self, tenant: Engine) -> None:
         await self._watch.stop(tenant.id)  # or it takes the end for a failure

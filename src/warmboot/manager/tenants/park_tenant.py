@@ -18,12 +18,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.network import Slot
 from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored
@@ -75,7 +77,7 @@ class Parking(Protocol[T_contra]):
         ...
 
     def ports(self, tenant: T_contra) -> Sequence[PortMapping]:
-        """Ports of the host that it keeps."""
+        """Ports of the host that it keeps: who connects to them has it wake."""
         ...
 
     async def let_go(self, tenant: T_contra) -> None:
@@ -157,11 +159,16 @@ class ParkTenant(Generic[T]):
         for record in await self._store.vms.of_owner(tenant.id):
             with contextlib.suppress(OSError):  # a full disk; the VM has to go all the same
                 await self._host.vms.boot_logs.keep(tenant.id, record.id)
+            await self._hold_ports(tenant, slot_of(record))
             await self._host.vms.destroy(record.id, slot_of(record))
             await self._store.vms.remove(record.id)
-        self._host.vms.hold(str(tenant.id), self._parking.ports(tenant))
+        await self._hold_ports(tenant)
         await self._show(tenant.id)
         await self._garbage.collect_released()
+
+    async def _hold_ports(self, tenant: T, slot: Slot | None = None) -> None:
+        wake = partial(self.wake_parked, tenant.id)
+        await self._host.vms.hold(str(tenant.id), self._parking.ports(tenant), wake, slot)
 
     async def _show(self, tenant_id: UUID) -> None:
         with contextlib.suppress(NotFound):
@@ -231,6 +238,7 @@ class ParkTenant(Generic[T]):
         async with on_failure(lambda: self._parked_again(tenant)):
             record = await self._restored(tenant, moment, watch)
             await self._goes_on(tenant, record, watch)
+        await self._runs(tenant, record)
         log.info(f"{self._kind.capitalize()} {tenant.id} woke in {watch.elapsed_s:.2f}s")
 
     async def wake_parked(self, tenant_id: UUID) -> None:
@@ -254,7 +262,7 @@ class ParkTenant(Generic[T]):
             ticket.over()
 
     async def _goes_on(self, tenant: T, record: VmRecord, watch: Stopwatch) -> None:
-        self._host.vms.let_go(str(tenant.id))
+        self._host.vms.give_to(slot_of(record), str(tenant.id))
         changes = await self._parking.lead(tenant, record)
         told = {"vm_id": record.id, "seconds": round(watch.elapsed_s, 4)}
 
@@ -264,10 +272,24 @@ class ParkTenant(Generic[T]):
                 await emit(f"{self._kind}.woken", tenant.id, **told)
 
         await retry_until_stored(f"that {self._kind} {tenant.id} runs", store)
-        await self._parking.runs(tenant, record)
+
+    async def _runs(self, tenant: T, record: VmRecord) -> None:
+        """That is the last word: whatever becomes of this, its VM runs on."""
+        try:
+            await self._parking.runs(tenant, record)
+        finally:
+            try:
+                await self._host.vms.let_go(str(tenant.id))
+            except HostError as error:
+                log.error(f"ports of {self._kind} {tenant.id} were not given back", why=str(error))
 
     async def _parked_again(self, tenant: T) -> None:
         """What has run since then has not: nobody was told of it."""
+        with contextlib.suppress(NotFound):
+            if (await self._tenants.get(tenant.id)).state == "running":  # it was cancelled then
+                for record in await self._store.vms.of_owner(tenant.id):
+                    await self._runs(tenant, record)
+                return
         await self._end_vm(tenant)
 
         async def store() -> None:
@@ -320,6 +342,7 @@ class ParkTenant(Generic[T]):
             silent = self._host.vms.unresponsive(record.id) is not None
             if record.handle is not None and record.id not in lost and not silent:
                 await self._goes_on(tenant, record, Stopwatch())
+                await self._runs(tenant, record)
                 return
         await self._parked_again(tenant)
 

@@ -45,7 +45,7 @@ class TenantVms:
         for record in await self._store.vms.of_owner(tenant_id):
             await self._host.vms.destroy(record.id, slot_of(record))
             await self._store.vms.remove(record.id)
-        self._host.vms.let_go(str(tenant_id))
+        await self._host.vms.let_go(str(tenant_id))
         await self._store.snapshots.release(str(tenant_id))
         await self._host.vms.boot_logs.forget(tenant_id)
 

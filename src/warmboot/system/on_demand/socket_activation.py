@@ -63,6 +63,7 @@ class SocketActivation:
     def __init__(self) -> None:
         self._listeners: dict[Hashable, _Listeners] = {}
         self._carried: set[asyncio.Task[None]] = set()
+        self.stopped = False
 
     def is_listening(self, owner: Hashable) -> bool:
         return owner in self._listeners
@@ -103,6 +104,7 @@ class SocketActivation:
 
     async def stop(self) -> None:
         """Give all back; what is held or carried is cut off, and who is being woken is not."""
+        self.stopped = True
         for owner in list(self._listeners):
             self.release(owner)
         await end(*self._carried)

@@ -22,6 +22,7 @@ from ipaddress import AddressValueError, IPv4Address
 
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest, NetworkError
+from warmboot.system.on_demand.socket_activation import MAX_HELD
 
 _MAX_PORT = 65_535
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
@@ -32,9 +33,24 @@ class HeldPort:
 
     def __init__(self, held: socket.socket) -> None:
         self._held = held
-        if held.type is socket.SOCK_STREAM:
-            held.setblocking(False)
-            asyncio.get_running_loop().add_reader(held, self._send_away)
+        held.setblocking(False)
+        self.take_back()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._held.getsockname()
+        return str(host), int(port)
+
+    def lend(self) -> socket.socket:
+        """For who does something with those who connect, until ``take_back``."""
+        if self._held.type is socket.SOCK_STREAM:
+            asyncio.get_running_loop().remove_reader(self._held)
+            self._held.listen(MAX_HELD)
+        return self._held
+
+    def take_back(self) -> None:
+        if self._held.type is socket.SOCK_STREAM:
+            asyncio.get_running_loop().add_reader(self._held, self._send_away)
 
     def close(self) -> None:
         """Idempotent."""

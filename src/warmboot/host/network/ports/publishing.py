@@ -20,9 +20,11 @@ from warmboot.host.network import namespaces
 from warmboot.host.network.config import DNS_PORT, NetworkConfig, Slot
 from warmboot.host.network.ports import conntrack, holders, ports, sockets
 from warmboot.host.network.ports.conntrack import Flow
+from warmboot.host.network.ports.kept_ports import KeptPorts
 from warmboot.host.network.rules import nft, rules
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest, NetworkError
+from warmboot.system.on_demand.socket_activation import Wake
 from warmboot.system.on_failure import on_failure
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +38,7 @@ class Publishing:
         self._held: dict[int, dict[PortMapping, ports.HeldPort]] = {}
         self._published: dict[int, set[PortMapping]] = {}
         self._opened: dict[int, set[int]] = {}
-        self._kept: dict[str, dict[PortMapping, ports.HeldPort]] = {}
+        self.kept = KeptPorts()
         self.lock = asyncio.Lock()
 
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
@@ -46,7 +48,7 @@ class Publishing:
         taken, ``InvalidRequest`` when the mapping makes no sense.
         """
         wanted = self._checked(mapping, same_inside=True)
-        held, real = await self._reserve(wanted)
+        held, real = await self.reserve(wanted, slot)
         real = replace(real, container_port=real.container_port or real.host_port)
         with (
             on_failure(lambda: self._published.get(slot.index, set()).discard(real)),
@@ -62,7 +64,7 @@ class Publishing:
         """``Conflict`` and ``InvalidRequest`` as ``publish`` would raise them now."""
         wanted = self._checked(mapping)
         if wanted.host_port:
-            held, _ = await self._reserve(wanted)
+            held, _ = await self.reserve(wanted)
             held.close()
 
     def _checked(self, mapping: PortMapping, *, same_inside: bool = False) -> PortMapping:
@@ -78,7 +80,12 @@ class Publishing:
     def _is_engines(self, mapping: PortMapping) -> bool:
         return IPv4Address(mapping.host_ip) in self._config.engine_network
 
-    async def _reserve(self, wanted: PortMapping) -> tuple[ports.HeldPort, PortMapping]:
+    async def reserve(
+        self, wanted: PortMapping, slot: Slot | None = None
+    ) -> tuple[ports.HeldPort, PortMapping]:
+        """What is kept for who has the slot, or one that is free. ``Conflict``."""
+        if slot is not None and (kept := self.kept.take(slot.index, wanted)) is not None:
+            return kept, wanted
         try:
             return ports.reserve(wanted)
         except Conflict as error:
@@ -127,22 +134,40 @@ class Publishing:
         for mapping in wanted - led:
             await self._add_rules(slot, mapping)
 
-    def hold(self, owner: str, mappings: Collection[PortMapping]) -> None:
-        """Keep ports for an ``owner`` that has no slot: nobody else gets them, and who connects is
-        sent away. What somebody else has is logged. Idempotent."""
-        kept = self._kept.setdefault(owner, {})
-        for mapping in mappings:
-            if mapping in kept or not mapping.host_ip or self._is_engines(mapping):
-                continue
+    async def hold(
+        self, owner: str, mappings: Collection[PortMapping], wake: Wake, slot: Slot | None
+    ) -> None:
+        """Keep ports for an ``owner`` who has no slot, or whose ``slot`` is about to go: nobody
+        else gets them, and who connects has him ``wake``. Idempotent."""
+        held = {} if slot is None else self._held.get(slot.index, {})
+        own = {mapping for mapping in mappings if self._is_engines(mapping)}
+        self.kept.keep(owner, (one for one in mappings if one not in own), wake, held)
+        for mapping in own - self.kept.of(owner).keys():
             try:
-                kept[mapping], _ = ports.reserve(mapping)
-            except (Conflict, InvalidRequest, NetworkError) as error:
+                await self._hold_own(owner, mapping, wake, slot)
+            except NetworkError as error:
                 _log.warning("port of a parked VM not held", brief=error.brief, of=owner)
 
-    def let_go(self, owner: str) -> None:
-        """Give back what is held for an ``owner``. Idempotent."""
-        for held in self._kept.pop(owner, {}).values():
-            held.close()
+    async def _hold_own(
+        self, owner: str, mapping: PortMapping, wake: Wake, slot: Slot | None
+    ) -> None:
+        port = self.kept.keep_led(owner, mapping, str(self._config.dns_ip), wake)
+        script = [rules.lead(self._config, mapping, *port.address)]
+        async with self.lock:
+            published = set() if slot is None else self._published.get(slot.index, set())
+            if slot is not None and mapping in published:
+                script.insert(0, rules.withdraw(self._config, slot, mapping)[0])
+                published.discard(mapping)
+            await nft.apply("\n".join(script))
+
+    async def let_go(self, owner: str) -> None:
+        """Give back what is held for an ``owner``, and not led by now. Idempotent."""
+        own = {at: port for at, port in self.kept.of(owner).items() if self._is_engines(at)}
+        if own:
+            async with self.lock:
+                leads = (rules.lead(self._config, at, *port.address) for at, port in own.items())
+                await nft.apply("\n".join(map(rules.and_deleted, leads)))
+        self.kept.let_go(owner)
 
     async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
         """Give one port back; who is connected stays so until the guest ends it. Idempotent."""
@@ -161,10 +186,16 @@ class Publishing:
 
     async def _add_rules(self, slot: Slot, mapping: PortMapping) -> None:
         host, inside = rules.publish(self._config, slot, mapping)
+        kept = self.kept.take(slot.index, mapping) if self._is_engines(mapping) else None
         async with self.lock:
             self._published.setdefault(slot.index, set()).add(mapping)
             await nft.apply(inside, slot.namespace)
+            if kept is not None:
+                led = rules.lead(self._config, mapping, *kept.address)
+                host = f"{rules.and_deleted(led)}\n{host}"
             await nft.apply(host)
+        if kept is not None:  # to it nothing is led any more
+            self._held.setdefault(slot.index, {})[mapping] = kept
 
     async def switch_host_port(self, slot: Slot, port: int, verb: str) -> None:
         """``add`` or ``delete`` the guest's way to a port of the host's own. Idempotent."""
@@ -200,6 +231,7 @@ class Publishing:
             await self._close({slot.ns_ip}, mappings, own_ports, opened)
         for held in self._held.pop(slot.index, {}).values():
             held.close()
+        self.kept.forget(slot.index)
 
     async def close_all_but(self, alive: Collection[str], gone: Collection[str]) -> None:
         """What an earlier manager left open for slots that are not ``alive`` (by ``ns_ip``).
@@ -261,8 +293,7 @@ class Publishing:
         for held in self._held.values():
             for reserved in held.values():
                 reserved.close()
-        for owner in list(self._kept):
-            self.let_go(owner)
+        self.kept.close()
         for record in (self._held, self._published, self._opened):
             record.clear()
 

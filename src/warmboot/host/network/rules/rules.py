@@ -237,16 +237,20 @@ def delete_table(config: NetworkConfig) -> str:
 
 def publish(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[str, str]:
     """Scripts for the host and the namespace that publish a port. Idempotent."""
-    target = f"{slot.ns_ip} . {mapping.container_port}"
-    port = f"{mapping.protocol} . {mapping.host_port}"
-    name, key = (
-        ("published_any", port) if mapping.is_any else ("published", f"{mapping.host_ip} . {port}")
-    )
     inside = f"{mapping.protocol} . {mapping.container_port}"
     return (
-        f"{_host_sets(config)}\nadd element ip {config.table} {name} {{ {key} : {target} }}",
+        lead(config, mapping, slot.ns_ip, mapping.container_port),
         f"{_inside_sets(config)}\nadd element ip {config.table} published {{ {inside} }}",
     )
+
+
+def lead(config: NetworkConfig, mapping: PortMapping, address: str, port: int) -> str:
+    """A script for the host that leads a port to this address and port. Idempotent."""
+    key = f"{mapping.protocol} . {mapping.host_port}"
+    name = "published_any" if mapping.is_any else "published"
+    key = key if mapping.is_any else f"{mapping.host_ip} . {key}"
+    element = f"{{ {key} : {address} . {port} }}"
+    return f"{_host_sets(config)}\nadd element ip {config.table} {name} {element}"
 
 
 def withdraw(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[str, str]:
@@ -255,10 +259,11 @@ def withdraw(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[s
     What is not there cannot be deleted: both add it first.
     """
     host, inside = publish(config, slot, mapping)
-    return _and_deleted(host), _and_deleted(inside)
+    return and_deleted(host), and_deleted(inside)
 
 
-def _and_deleted(script: str) -> str:
+def and_deleted(script: str) -> str:
+    """The script, and its last line undone: what is not there cannot be deleted."""
     return f"{script}\n{script.splitlines()[-1].replace('add element', 'delete element', 1)}"
 
 

@@ -20,6 +20,7 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.protocols import EngineUntil
+from warmboot.manager.tenants.park_tenant import AROUND_PARKED
 from warmboot.model.conventions.engine_front import WAKE_TIMEOUT_S
 from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import (
@@ -108,7 +109,9 @@ class DefaultEngines:
         if engine.state is EngineState.DELETING:
             await self._engines.remove(engine.id)  # to its end
             return await self._engines.create(EngineSpec(name, uid))
-        if engine.state in (EngineState.STOPPED, EngineState.FAILED, EngineState.PARKED):
+        if engine.state in AROUND_PARKED:
+            await self._engines.parks.wake_parked(engine.id)
+        if engine.state in (EngineState.STOPPED, EngineState.FAILED):
             await self._engines.start(str(engine.id))
         return engine.id
 
