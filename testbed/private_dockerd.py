@@ -33,7 +33,9 @@ RUNC_CONF = Path("/etc/criu/runc.conf")
 FOLDER = "wb-dockerd-"
 BARE_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Without the folders in which ``doctor --fix`` puts a CRIU."""
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
+CONTAINERD_TOOK_LONG = "timeout waiting for containerd to start"
+"""dockerd gives up after 15 s, which may be too short on an emulated processor."""
 STOP_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.05
 BEING_MADE_S = 60.0
@@ -82,7 +84,14 @@ class PrivateDockerd:
         path = f"{self.criu_wrapper.parent}:{SEARCH_PATH}" if criu else BARE_PATH
         environment = {**os.environ, "PATH": path}
         environment.pop("DOCKER_HOST", None)
+        async with asyncio.timeout(START_TIMEOUT_S), DockerEngine(self.socket) as engine:
+            while not await self._answers(engine, await self._begin(environment)):
+                pass
+
+    async def _begin(self, environment: Mapping[str, str]) -> int:
+        """Where in the log is what it says."""
         with self.log.open("ab") as log:
+            began = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 # Should we be killed, dockerd is told to stop, and stops its containers.
                 "setpriv",
@@ -98,15 +107,20 @@ class PrivateDockerd:
                 env=environment,
                 start_new_session=True,
             )
-        async with asyncio.timeout(START_TIMEOUT_S), DockerEngine(self.socket) as engine:
-            while True:
-                if self._process.returncode is not None:
-                    tail = self.log.read_text()[-2000:]
-                    raise RuntimeError(f"dockerd ended with {self._process.returncode}: {tail}")
-                with contextlib.suppress(EngineUnavailable):
-                    await engine.facts()
-                    return
-                await asyncio.sleep(LOOK_EVERY_S)
+            return began
+
+    async def _answers(self, engine: DockerEngine, began: int) -> bool:
+        """``False``: it has ended because its containerd took too long to start."""
+        assert self._process is not None
+        while self._process.returncode is None:
+            with contextlib.suppress(EngineUnavailable):
+                await engine.facts()
+                return True
+            await asyncio.sleep(LOOK_EVERY_S)
+        said = self.log.read_bytes()[began:].decode(errors="replace")
+        if CONTAINERD_TOOK_LONG in said:
+            return False
+        raise RuntimeError(f"dockerd ended with {self._process.returncode}: {said[-2000:]}")
 
     async def kill(self) -> None:
         """SIGKILL dockerd and its containerd, as a crash would; shims and containers go on."""

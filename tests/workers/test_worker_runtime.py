@@ -163,6 +163,18 @@ async def test_a_worker_that_was_killed_is_resumed_from_its_checkpoint(
     await engine.kill(worker.docker_id or "")
     await client.workers.wait(worker.id, "exited", 60)
     seen = len(await lines(client, worker.id))
+    await engine.start(worker.docker_id or "")  # as a user does, or by a restart policy
+
+    async def runs() -> bool:
+        now = await client.workers.get(worker.id)
+        return (now.state, now.exit_code) == ("running", None)
+
+    await eventually(runs, "its start is noticed", TIMEOUT_S)
+    assert parsed(await nth_line(client, worker.id, seen))[0] != secret, "from the beginning"
+    assert (await events_of(client, worker.id, "worker.running"))[-1]["checkpoint"] is None
+    await engine.kill(worker.docker_id or "")
+    await client.workers.wait(worker.id, "exited", 60)
+    seen = len(await lines(client, worker.id))
     assert (await client.workers.resume(worker.id)).state == "running"
     assert parsed(await nth_line(client, worker.id, seen))[0] == secret
 

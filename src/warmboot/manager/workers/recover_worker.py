@@ -4,7 +4,7 @@
     resuming                 the process of a checkpoint?      ─▶ running, else back to where it was
     running                  still there?                      ─▶ running or exited
     deleting                                                   ─▶ gone
-    paused                   started by what hung, or by hand? ─▶ running
+    paused, exited           started by what hung, or by hand? ─▶ running
     no container any more                                      ─▶ failed
 
 It is the undo of pausing and resuming: half a dump cannot be undone, but what it has left can be
@@ -62,6 +62,9 @@ _DUMPING = (_S.PAUSING, _S.CHECKPOINTING)
 BUSY = (*_DUMPING, _S.RESUMING)
 """Something is under way with a worker in these states."""
 
+STARTED_BY_OTHERS = (_S.PAUSED, _S.EXITED)
+"""In these states, a start of the container is somebody else's: a user's, or its engine's."""
+
 LABEL = "dev.warmboot.worker"
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
@@ -97,7 +100,7 @@ class RecoverWorker:
         if worker.state is _S.DELETING:
             await self.delete(worker)
             return
-        if worker.state not in (*BUSY, _S.RUNNING, _S.PAUSED):
+        if worker.state not in (*BUSY, *STARTED_BY_OTHERS, _S.RUNNING):
             await self._forget_unfinished(worker)
             return
         try:
@@ -105,7 +108,10 @@ class RecoverWorker:
                 self._engine, worker.docker_id or "", self._hangs_after_s
             )
         except NotFound:
-            await self._gone(worker)
+            if worker.state is _S.EXITED:
+                await self._forget_unfinished(worker)
+            else:
+                await self._gone(worker)
             return
         except EngineUnavailable:
             if worker.state not in BUSY or not await self._alone(worker):
@@ -119,8 +125,8 @@ class RecoverWorker:
             await self._after_dump(worker, found)
         elif worker.state is _S.RESUMING:
             await self._after_restore(worker, found)
-        elif worker.state is _S.PAUSED:
-            await self._while_paused(worker, found)
+        elif worker.state in STARTED_BY_OTHERS:
+            await self._while_stopped(worker, found)
         elif not found.running:
             await self._ended(worker, found)
 
@@ -250,7 +256,7 @@ class RecoverWorker:
         back = _S.PAUSED if worker.paused_into else _S.EXITED
         await self._states.enter(worker.id, back, told={"settled": True})
 
-    async def _while_paused(self, worker: Worker, found: ContainerFacts) -> None:
+    async def _while_stopped(self, worker: Worker, found: ContainerFacts) -> None:
         if not found.running:
             await self._forget_unfinished(worker)
             return
@@ -262,6 +268,7 @@ class RecoverWorker:
             told={"settled": True, "checkpoint": None if restored is None else restored.name},
             paused_into=None,
             resume_at_start=False,
+            exit_code=None,
             error=None,
         )
 

@@ -5,8 +5,8 @@
 
 Both end when the worker leaves ``running``; while a checkpoint is being made they go on.
 
-A paused worker may be started or removed by others, by `docker start` and `docker rm`: one task for
-all follows what their engine tells of containers.
+One that is paused or has ended may be started or removed by others, by `docker start` and `docker
+rm`: one task for all follows what their engine tells of containers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from warmboot.manager.workers.policies.worker_policies import (
     check_every_s,
     next_checkpoint_s,
 )
-from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
+from warmboot.manager.workers.recover_worker import LABEL, STARTED_BY_OTHERS, RecoverWorker
 from warmboot.model.errors import (
     EngineUnavailable,
     IllegalTransition,
@@ -74,7 +74,7 @@ class WatchWorker:
         """Begin or end the watching, as its state asks for."""
         if worker.state is _S.CHECKPOINTING:
             return
-        if worker.state is _S.PAUSED and not self._tasks.running(OTHERS):
+        if worker.state in STARTED_BY_OTHERS and not self._tasks.running(OTHERS):
             since_s = time.time() - LOOK_BACK_S
             self._tasks.keep_going(Work.WATCH_WORKERS, OTHERS, lambda: self._follow_others(since_s))
         end, policy = f"worker-end {worker.id}", f"worker-policy {worker.id}"
@@ -122,14 +122,14 @@ class WatchWorker:
         while True:
             try:
                 if away:  # an engine that was away does not tell what happened before
-                    for worker in await self._store.workers.list({_S.PAUSED}):
+                    for worker in await self._store.workers.list(STARTED_BY_OTHERS):
                         await self._look(worker.id)
                 async for told in self._engine.container_events(told_s):
                     away, told_s = False, int(told.get("timeNano", 0)) / 1e9 or told_s
                     await self._happened(told)
             except EngineUnavailable as error:
                 if not away:
-                    log.warning("paused workers cannot be watched", why=error.details)
+                    log.warning("workers that do not run cannot be watched", why=error.details)
             away = True
             await asyncio.sleep(ASK_AGAIN_S)
 
@@ -141,7 +141,7 @@ class WatchWorker:
 
     async def _look(self, worker_id: UUID) -> None:
         with contextlib.suppress(NotFound, IllegalTransition):  # somebody else knows more
-            await self._recover(worker_id, only={_S.PAUSED})
+            await self._recover(worker_id, only=STARTED_BY_OTHERS)
 
     async def _keep_policy(self, worker: Worker) -> None:
         policy = worker.spec.policy
