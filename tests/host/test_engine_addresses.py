@@ -103,6 +103,44 @@ async def test_its_ports_answer_with_the_numbers_that_they_have_in_it(scene: Sce
     assert (await host.tcp(OTHERS, 8080)).startswith(b"two ")
 
 
+async def test_who_connects_while_its_vm_is_parked_is_answered_by_the_woken_one(
+    scene: Scene,
+) -> None:
+    network, (former, woken) = scene.network, scene.slots
+    everywhere, own = PortMapping(8080, 9090, "0.0.0.0"), PortMapping(8080, 8080, OWN)
+    await network.publish(former, everywhere)
+    await network.lead_own(former, OWN, {WEB})
+    asked, may_wake = asyncio.Event(), asyncio.Event()
+    wakes = 0
+
+    async def wake() -> None:
+        nonlocal wakes
+        wakes += 1
+        asked.set()
+        await may_wake.wait()
+        network.give_to(woken, "parked")
+        await network.publish(woken, everywhere)
+        await network.lead_own(woken, OWN, {WEB})
+        await network.let_go("parked")
+
+    await network.hold("parked", (everywhere, own), wake, former)
+    await network.unpublish(former)
+    ways = [(host, OWN, 8080), (host, "127.0.0.1", 9090), (foreign, HOST_IP, 9090)]
+    asking = [asyncio.create_task(way.tcp(ip, port)) for way, ip, port in ways for _ in range(7)]
+    await asked.wait()
+    may_wake.set()
+    answers = await asyncio.gather(*asking)
+    assert {answer.partition(b" ")[0] for answer in answers} == {b"two"}
+    for way, ip, port in ways:
+        assert (await way.tcp(ip, port)).startswith(b"two ")
+    assert wakes == 1
+    await network.hold("parked", (everywhere, own), wake, woken)
+    await network.unpublish(woken)
+    await network.let_go("parked")  # it was removed
+    for way, ip, port in ways:
+        await refused(way, ip, port)
+
+
 async def test_nothing_else_answers_there(scene: Scene) -> None:
     await scene.network.lead_own(scene.slots[0], OWN, {WEB})
     everywhere = PortMapping(8080, 9090, "0.0.0.0")

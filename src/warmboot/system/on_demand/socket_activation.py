@@ -142,7 +142,9 @@ class SocketActivation:
                 return False
             connection.setblocking(False)
             listeners.held += 1
-            self._do(asyncio.create_task(self._hold(listeners, address, connection)))
+            # Begun here: who is taken at the end of a wake is of those that it was for.
+            waking = self._begin(listeners)
+            self._do(asyncio.create_task(self._hold(listeners, address, connection, waking)))
         return True
 
     def _do(self, task: asyncio.Task[None]) -> None:
@@ -162,17 +164,24 @@ class SocketActivation:
 
     async def _woken(self, listeners: _Listeners) -> None:
         """``WarmbootError``."""
+        await asyncio.shield(self._begin(listeners))
+
+    def _begin(self, listeners: _Listeners) -> asyncio.Task[None]:
         waking = listeners.waking.begin(lambda: _wake(listeners))
         self._do(waking)
-        await asyncio.shield(waking)
+        return waking
 
     async def _hold(
-        self, listeners: _Listeners, address: ListenAddress, connection: socket.socket
+        self,
+        listeners: _Listeners,
+        address: ListenAddress,
+        connection: socket.socket,
+        waking: asyncio.Task[None],
     ) -> None:
         with on_failure(lambda: self._let_go(listeners)), on_failure(connection.close):
             reader, writer = await asyncio.open_connection(sock=connection)
         try:
-            await self._woken(listeners)
+            await asyncio.shield(waking)
             to_reader, to_writer = await _connected(address)
         except (WarmbootError, OSError) as error:
             log.warning("a held connection is given up", of=str(listeners.owner), why=str(error))
