@@ -42,6 +42,7 @@ PATIENT_S = 60.0
 """For what has to happen, on a machine that is busy with other things."""
 
 _RESEND_S = 0.5
+_IP_FREEBIND = 15
 FOREIGN = NETNS_DIR / f"{_LAB}-{os.getpid()}-foreign"
 HOST = NETNS_DIR / f"{_LAB}-{os.getpid()}-host"
 
@@ -169,10 +170,13 @@ class Place:
         with await self.bound("0.0.0.0", 0, socket.SOCK_DGRAM) as sender:
             return await answer(sender, (ip, port), data, timeout_s)
 
-    async def bound(self, ip: str, port: int, kind: int) -> socket.socket:
+    async def bound(self, ip: str, port: int, kind: int, *, anyway: bool = False) -> socket.socket:
+        """``anyway``: though it is no address of the host."""
+
         def make() -> socket.socket:
             made = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, anyway)
             made.bind((ip, port))
             return made
 
@@ -187,7 +191,9 @@ class Place:
         return await namespaces.in_thread(make, self.namespace)
 
     @asynccontextmanager
-    async def tcp_server(self, port: int, name: str, ip: str = "0.0.0.0") -> AsyncIterator[int]:
+    async def tcp_server(
+        self, port: int, name: str, ip: str = "0.0.0.0", *, anyway: bool = False
+    ) -> AsyncIterator[int]:
         """Says its name, the client's address and the segment size; yields its port."""
 
         async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -197,7 +203,7 @@ class Place:
             writer.write(f"{name} {peer} {mss}".encode())
             writer.close()
 
-        listening = await self.bound(ip, port, socket.SOCK_STREAM)
+        listening = await self.bound(ip, port, socket.SOCK_STREAM, anyway=anyway)
         server = await asyncio.start_server(greet, sock=listening)
         async with server:
             yield listening.getsockname()[1]

@@ -24,7 +24,7 @@ from tests.host.network_lab import (
     world,
 )
 
-from warmboot.host.network import Network, NetworkConfig, Slot, links, namespaces
+from warmboot.host.network import Network, NetworkConfig, Slot, links, namespaces, own_route
 from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import InvalidRequest, NetworkError
@@ -146,7 +146,9 @@ async def test_nothing_else_answers_there(scene: Scene) -> None:
     everywhere = PortMapping(8080, 9090, "0.0.0.0")
     await scene.network.publish(scene.slots[1], everywhere)
     with await host.bound("0.0.0.0", 5353, socket.SOCK_DGRAM):
-        async with host.tcp_server(2222, "host"), host.tcp_server(3333, "host", OWN):
+        with pytest.raises(OSError, match="Cannot assign"):
+            await host.bound(OWN, 3333, socket.SOCK_STREAM)
+        async with host.tcp_server(2222, "host"), host.tcp_server(3333, "host", OWN, anyway=True):
             assert (await host.tcp("127.0.0.1", 2222)).startswith(b"host ")
             assert (await host.tcp("127.0.0.1", 9090)).startswith(b"two ")
             for address in (OWN, OTHERS):
@@ -208,11 +210,38 @@ async def test_it_is_led_while_no_manager_runs_and_what_ended_then_is_refused(
         await again.stop(keep=False)
 
 
+async def test_nobody_answers_there_while_the_rules_are_gone(scene: Scene) -> None:
+    await scene.network.lead_own(scene.slots[0], OWN, {WEB})
+    await scene.network.stop()  # nobody puts them back
+    await nft.apply("flush ruleset")
+    async with (
+        host.tcp_server(2222, "host"),
+        host.udp_server(2222, "host"),
+        host.tcp_server(3333, "host", OWN, anyway=True),
+    ):
+        assert (await host.tcp("127.0.0.1", 2222)).startswith(b"host ")
+        assert (await host.udp("127.0.0.1", 2222, b"?")).startswith(b"host ")
+        for port in (2222, 3333, 8080):
+            with pytest.raises(NetworkError):
+                await host.tcp(OWN, port, timeout_s=0.3)
+        with pytest.raises(TimeoutError):
+            await host.udp(OWN, 2222, b"?", timeout_s=0.3)
+    again = Network(scene.settings)
+    await again.start(scene.slots)
+    await again.republish(scene.slots[0], [PortMapping(8080, 8080, OWN)])
+    assert (await host.tcp(OWN, 8080)).startswith(b"one ")
+    await again.stop(keep=False)
+
+
 async def test_it_is_led_again_when_somebody_has_removed_the_rules(scene: Scene) -> None:
     await scene.network.lead_own(scene.slots[0], OWN, {WEB})
+    link = scene.settings.dns_link  # and with it the route
+    await namespaces.in_thread(partial(links.delete_link, link))
+    assert await scene.network.wrong() == ["host"]
     await nft.apply("flush ruleset")
     async with asyncio.timeout(PATIENT_S):
         await scene.network.repaired()
+    assert await namespaces.in_thread(partial(own_route.is_kept, scene.settings))
     assert (await host.tcp(OWN, 8080)).startswith(b"one ")
     async with host.tcp_server(2222, "host"):
         await refused(host, OWN, 2222)

@@ -4,7 +4,8 @@ What is made on the host, for the prefix ``wb``::
 
     /run/netns/wb-<n>   a namespace per slot: tap0, up0, a table of rules
     wb-<n>              the host's side of its veth
-    wb-dns              a link that holds the name server's address
+    wb-dns              a link that holds the name server's address; the route of the engines' own
+                        addresses leads there, and nowhere else (see ``own_route``)
     table ip wb_net     every rule of the host (see ``rules``)
     dnsmasq             the guests' name server (see ``dns``)
 

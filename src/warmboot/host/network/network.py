@@ -103,8 +103,6 @@ class Network:
                 told = error if isinstance(error, NetworkError) else NetworkError(str(error))
                 _log.error(told.brief, slot=slot.veth, details=told.details)
                 self._broken[slot.index] = told
-        address_link = partial(links.make_address_link, config.dns_link, config.dns_ip)
-        await namespaces.in_thread(address_link)
         await self._dns.start()
         self._pool.start()
 

@@ -21,7 +21,8 @@ and a packet for a published port on its way in::
 
 An engine's own address, of ``engine_network`` in 127.0.0.0/8, is led by ``published`` as well. What
 is not led from there to a guest of ours is refused (``own``): neither what the host has on all of
-its addresses answers there, nor what others have published on all of them.
+its addresses answers there, nor what others have published on all of them. A route (``own_route``)
+keeps the host's sockets from it without these rules, too.
 
 ``guard`` comes before every DNAT, other programs' included. So a guest cannot reach a published
 port, a container of the user's Docker or another guest by way of an address of the host.

@@ -1,4 +1,4 @@
-"""Restores the firewall rules when another program has changed them.
+"""Restores the firewall rules, and the route of engines' addresses, which others have changed.
 
 A firewall that is restarted removes every table of the host (``nft flush ruleset``). Until ours is
 back guests reach nothing, and nothing reaches them (see ``rules``). The kernel tells of the change
@@ -18,11 +18,12 @@ import json
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 
-from warmboot.host.network import links, namespaces
+from warmboot.host.network import links, namespaces, own_route
 from warmboot.host.network.config import NetworkConfig, Slot
 from warmboot.host.network.ports.publishing import Publishing
 from warmboot.host.network.rules import monitor, nft, rules
@@ -83,9 +84,10 @@ class Upkeep:
         self.count = 0
 
     async def start(self, bridges: Sequence[str]) -> None:
-        """Set up the host's rules, and begin to watch."""
+        """Set up the host's rules and route, and begin to watch."""
         self._bridges = bridges
         self._monitor.watch(HOST, await namespaces.in_thread(monitor.open_socket))
+        await namespaces.in_thread(partial(own_route.keep, self._config))
         await nft.apply(rules.host(self._config, bridges))
         self._expected[True] = (await self._found(None)).rules
         self._task = asyncio.create_task(self._keep_up(), name="network-rules")
@@ -196,6 +198,7 @@ class Upkeep:
             if await self._is_right(where):
                 return False
             if where == HOST:
+                await namespaces.in_thread(partial(own_route.keep, self._config))
                 ports, _ = self._publishing.scripts(self._slots.values())
                 await nft.apply("\n".join([rules.host(self._config, self._bridges), ports]))
             else:
@@ -215,6 +218,8 @@ class Upkeep:
 
     async def _is_right(self, where: str) -> bool:
         if where == HOST:
+            if not await namespaces.in_thread(partial(own_route.is_kept, self._config)):
+                return False
             slot, wanted = None, self._publishing.elements(self._slots.values())[0]
         elif where in self._slots:
             slot = self._slots[where]
