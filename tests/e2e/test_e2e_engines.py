@@ -19,6 +19,7 @@ from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
 from tests.e2e.docker_engines import Engine, engine_at, page_at, page_soon
 from tests.e2e.engine_identities import KEEPER, identity_of, run_keeper
+from tests.e2e.host_folders import a_fork_only_reads, folders_are_live
 from tests.e2e.host_servers import GREETING, greeter, own_address
 from tests.support.identities import faults
 from tests.support.ports import free_port
@@ -121,9 +122,10 @@ async def test_a_larger_disk_is_warm_and_what_is_freed_in_it_comes_back(
 
 
 async def test_a_published_port_is_there_when_docker_has_answered(
-    place: Site, archive: Archive
+    place: Site, archive: Archive, tmp_path: Path
 ) -> None:
-    async with engine_at(place, "ports", archive) as engine:
+    async with engine_at(place, "ports", archive, "--folder", str(tmp_path)) as engine:
+        await folders_are_live(engine, tmp_path)
         number = free_port()
         await engine.docker("run", "-d", "--name", "web", "-p", f"{number}:8080", TOOLS)
         assert await eventually(lambda: page_soon(number), "its web server listens") == PAGE
@@ -135,7 +137,7 @@ async def test_a_published_port_is_there_when_docker_has_answered(
         assert await eventually(lambda: page_soon(int(shown.rpartition(":")[2])), "and so") == PAGE
         taken = await engine.docker("run", "-d", "-p", f"{number}:8080", TOOLS, code=125)
         assert "port is already allocated" in taken.err
-        await forks_go_on(place, engine, number)
+        await forks_go_on(place, engine, number, tmp_path)
         await engine.docker("rm", "-f", "web")
 
         async def closed() -> bool:
@@ -147,7 +149,9 @@ async def test_a_published_port_is_there_when_docker_has_answered(
         assert again.out
 
 
-async def forks_go_on(place: Site, source: Engine, number: int, count: int = 2) -> None:
+async def forks_go_on(
+    place: Site, source: Engine, number: int, folder: Path, count: int = 2
+) -> None:
     """What runs in an engine runs on in those that are made from it, and each is its own self."""
     await run_keeper(source)
 
@@ -164,6 +168,7 @@ async def forks_go_on(place: Site, source: Engine, number: int, count: int = 2) 
     assert faults({one.name: await identity_of(one) for one in engines}) == []
     for engine in engines:
         await runs_on(engine, number, secret)
+    await a_fork_only_reads(engines[-1], folder)
     refused = await place.cli("snapshot", "rm", str(await base_of(place)), code=1)
     assert "these snapshots lie on it: seeded" in refused.err
     await place.cli("engine", "rm", "-f", "copy", *forked)
