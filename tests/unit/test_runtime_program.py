@@ -221,6 +221,25 @@ def test_what_was_checked_just_now_is_not_checked_again(runtime: Runtime, tmp_pa
     assert runtime("create", *BUNDLE, ID)[0] == 1
 
 
+def test_what_a_killed_manager_has_checked_spares_no_later_start_its_check(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    folder = CheckpointFolder(tmp_path / "worker" / "cp")
+    (folder.begin().memory / "inventory.img").write_bytes(b"x")
+    folder.publish()
+    runtime.order(folder.memory)
+    killed = sparing_check(ID, runtime.state)
+    spare = killed.__enter__()
+    assert runtime.words("create", *BUNDLE, ID)[0] == "restore"
+    spare()  # too late, and nobody takes it back
+    runtime("start", ID)
+    runtime("delete", ID)
+    (folder.memory / "inventory.img").write_bytes(b"y")
+    runtime.order(folder.memory)
+    assert runtime("create", *BUNDLE, ID)[0] == 1
+    killed.__exit__(None, None, None)
+
+
 def test_an_order_is_for_one_container(runtime: Runtime, tmp_path: Path) -> None:
     runtime.order(tmp_path)
     assert runtime.words("create", *BUNDLE, "beef" * 16)[0] == "create"

@@ -63,6 +63,8 @@ def order(
 
     ``options`` are CRIU's for that.
     """
+    # That of a manager that was killed after the runtime had begun to check it itself.
+    (root / container_id / CHECKED).unlink(missing_ok=True)
     lines = (search_path, str(images), str(work), *options)
     if _lines_of(root / container_id / RESUME) != lines:
         _write(root / container_id, RESUME, lines, durable=True)
