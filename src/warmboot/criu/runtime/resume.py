@@ -55,7 +55,7 @@ async def resume(
         await _start_while(check, engine, work, limits)
     except (CheckpointError, Conflict, DiskFull) as error:
         await _end_rest(engine, work.container_id)
-        if (damage := check.exception()) is not None:
+        if check.done() and (damage := check.exception()) is not None:
             raise damage from error
         log.hold(folder.restore_work / RESTORE_LOG)
         raise restore_failure(worker, folder.path.name, log.errors(), error) from error
@@ -70,8 +70,8 @@ async def _start_while(
     with sparing_check(work.container_id) as spare:
         start = asyncio.ensure_future(_start(engine, work, limits))
         try:
-            await asyncio.wait({check})
-            if check.exception() is None:
+            await asyncio.wait({check}, timeout=limits.left_s)  # it may hang
+            if check.done() and check.exception() is None:
                 spare()
             await start
         finally:
