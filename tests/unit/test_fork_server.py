@@ -40,6 +40,18 @@ async def test_vms_outlive_the_server_and_the_next_one_has_another(tmp_path: Pat
         assert await one.status() is VmStatus.RUNNING
 
 
+def test_one_of_a_process_that_this_one_was_forked_from_is_left_alone() -> None:
+    ours, its = ForkServer(), ForkServer()
+    connected = ours._start()
+    try:
+        its._connected, its._pid = connected.dup(), ours._pid  # as after a fork
+        its.forget()
+        its.end()
+        assert os.waitpid(ours._pid, os.WNOHANG) == (0, 0)
+    finally:
+        ours.end()
+
+
 async def test_a_vm_whose_driver_is_killed_before_it_begins_does_not_begin(
     tmp_path: Path, server: ForkServer
 ) -> None:

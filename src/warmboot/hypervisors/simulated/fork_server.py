@@ -65,6 +65,7 @@ class ForkServer:
         if self._connected is not None:
             self._connected.close()
             self._connected = None
+        self._pid = 0
 
     def _ask(self, connected: socket.socket, order: bytes) -> Forked:
         try:
