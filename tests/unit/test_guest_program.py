@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,21 @@ def test_a_program_is_run_to_its_end(tmp_path: Path) -> None:
     done = tmp_path / "done"
     assert LinuxSystem().run(["sh", "-c", f"touch {done}; exit 3"]) == 3
     assert done.exists()
+
+
+def test_a_process_that_is_just_starting_is_not_told_to_read_its_configuration_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    system, pid_file = LinuxSystem(), tmp_path / "docker.pid"
+    system.hang_up(str(pid_file))
+    pid_file.touch()  # it has opened it, and not yet written
+    system.hang_up(str(pid_file))
+    assert told == []
+    pid_file.write_text("42\n")
+    system.hang_up(str(pid_file))
+    assert told == [(42, signal.SIGHUP)]
 
 
 def test_the_guests_localhost_is_listened_on_there_alone() -> None:

@@ -154,7 +154,8 @@ class LinuxSystem:
             raise TimeoutError(f"{command[0]} did not end") from error
 
     def hang_up(self, pid_file: str) -> None:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # What stands in the file may just be written.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             os.kill(int(self.read_file(pid_file)), signal.SIGHUP)
 
     def forget_neighbours(self, device: str | None = None) -> None:
