@@ -28,6 +28,8 @@ class FakeMonitor:
     def __init__(self, disk: Disk, silent_at: Collection[str]) -> None:
         self.silent_at = set(silent_at)
         self.told: list[str] = []
+        self.nodes: list[str] = []
+        """Of those that are opened, any that is not in use."""
         self._disk = disk
         self._status = "running"
 
@@ -39,16 +41,22 @@ class FakeMonitor:
                 if asked["execute"] in self.silent_at:
                     await reader.read()
                     return
-                answer = {"return": self._answer(asked["execute"])}
+                answer = {"return": self._answer(asked["execute"], asked.get("arguments") or {})}
                 _send(writer, answer | {"id": asked["id"]} if "id" in asked else answer)
 
-    def _answer(self, command: str) -> Any:
+    def _answer(self, command: str, arguments: dict[str, Any]) -> Any:
         if command in ("stop", "cont"):
             self._status = "paused" if command == "stop" else "running"
         if command == "query-status":
             return {"status": self._status}
         if command == "query-block":
             return [{"inserted": {"ro": False, "node-name": "disk", "file": str(self._disk.path)}}]
+        if command == "query-named-block-nodes":
+            return [{"node-name": name} for name in ("disk", *self.nodes)]
+        if command == "blockdev-add":
+            self.nodes.append(arguments["node-name"])
+        if command == "blockdev-del":
+            self.nodes.remove(arguments["node-name"])
         if command == "x-query-ramblock":
             return {"human-readable-text": _RAM}
         return {}

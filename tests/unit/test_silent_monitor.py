@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,6 +114,23 @@ class Frozen(QemuVm):
     @override
     async def freeze(self, folder: Path) -> FrozenMachine:
         return FrozenMachine(folder / "difference", folder / "state", based=False)
+
+
+async def test_an_overlay_that_a_killed_manager_has_opened_is_closed_before_the_next_freeze(
+    folder: Path, overlay: Disk
+) -> None:
+    """QEMU would hold its lock, and no fork could have it below its own disk."""
+    first, second = folder / "first", folder / "second"
+    first.mkdir()
+    second.mkdir()
+    async with monitored(folder, overlay, kind=Frozen) as (vm, monitor):
+        monitor.nodes = ["overlay-0123456789ab"]
+        await freeze_vm(vm, vm.spec, first, os.getegid())
+        (laid,) = monitor.nodes
+        assert laid != "overlay-0123456789ab"
+        monitor.told.clear()
+        await freeze_vm(vm, vm.spec, second, os.getegid())
+        assert "query-named-block-nodes" not in monitor.told, "it has them all in mind"
 
 
 @pytest.mark.parametrize("silent_at", ["blockdev-add", "blockdev-snapshot"])

@@ -41,6 +41,10 @@ _STALLED = "io-error"
 """By QEMU's default (werror=enospc) a write for which the host has no room stops the VM."""
 
 
+_OVERLAY = "overlay-"
+"""The nodes that are opened for a VM that runs begin with it."""
+
+
 class _Opened(NamedTuple):
     """The node of an overlay that QEMU has open, and of the disk that it is to lie on."""
 
@@ -128,6 +132,8 @@ class QemuVm:
 
     @contextlib.asynccontextmanager
     async def about_to_freeze(self, overlay: Disk | None) -> AsyncIterator[None]:
+        if self._memory is None:
+            await self._drop_left()
         await self._find_memory()
         if overlay is None:
             yield
@@ -170,7 +176,7 @@ class QemuVm:
 
     async def _open(self, overlay: Disk) -> _Opened:
         below = (await self._writable_disk())["node-name"]
-        node = f"overlay-{secrets.token_hex(6)}"
+        node = f"{_OVERLAY}{secrets.token_hex(6)}"
         async with on_failure(lambda: self._drop_node(node)):
             await self._execute(
                 "blockdev-add",
@@ -178,6 +184,13 @@ class QemuVm:
                 backing=None,  # what it lies on is open already
             )
         return _Opened(node, below)
+
+    async def _drop_left(self) -> None:
+        """Those that a manager has opened that was killed before it laid them: while QEMU has one
+        open to write, no fork can have it below its own disk."""
+        for node in await self._execute("query-named-block-nodes", flat=True):
+            if (name := node.get("node-name", "")).startswith(_OVERLAY):
+                await self._drop_node(name)
 
     async def _drop_node(self, node: str) -> None:
         # Or there is none, or it has come to lie on the disk.
