@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.support.fake_monitor import monitored
 from typing_extensions import override
 
 from warmboot.host.vm import disk_layers, live_vm
-from warmboot.host.vm.freeze_vm import freeze_vm
+from warmboot.host.vm.freeze_vm import freeze_vm, go_on
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.hypervisors.base import FrozenMachine
 from warmboot.hypervisors.qemu.vm import QemuVm
@@ -131,6 +132,25 @@ async def test_an_overlay_that_a_killed_manager_has_opened_is_closed_before_the_
         monitor.told.clear()
         await freeze_vm(vm, vm.spec, second, os.getegid())
         assert "query-named-block-nodes" not in monitor.told, "it has them all in mind"
+
+
+async def test_an_overlay_that_is_written_to_is_kept_if_it_cannot_be_put_in_its_place(
+    folder: Path, overlay: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, new = folder / "frozen", overlay.path.with_name("disk.qcow2.new")
+    target.mkdir()
+
+    def full(disk: Disk) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with monitored(folder, overlay, kind=Frozen) as (vm, _):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(disk_layers, "settle", full)
+            await freeze_vm(vm, vm.spec, target, os.getegid())
+        written_to = new.stat().st_ino
+        await go_on(vm, vm.spec)
+    assert overlay.path.stat().st_ino == written_to
+    assert len(disk_layers.layers(folder)) == 1
 
 
 @pytest.mark.parametrize("silent_at", ["blockdev-add", "blockdev-snapshot"])

@@ -90,7 +90,13 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int, stays: bool) -> 
     disk = _writable(spec)
     layered = disk.format is DiskFormat.QCOW2
     overlay = await disk_layers.add_layer(disk) if layered else None
-    with on_failure(lambda: None if overlay is None else disk_layers.remove_layer(disk)):
+    may_be_written_to = False
+
+    def give_back() -> None:
+        if overlay is not None:
+            (disk_layers.settle if may_be_written_to else disk_layers.remove_layer)(disk)
+
+    with on_failure(give_back):
         async with vm.about_to_freeze(overlay), on_failure(lambda: _go_on(vm, status)):
             began = time.monotonic()
             await vm.pause()
@@ -98,7 +104,12 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int, stays: bool) -> 
             if overlay is None:
                 await disks.copy(disk.path, folder / DISK_FILE)
             else:
-                await _lay(vm, overlay, disk)
+                try:
+                    await vm.lay_overlay(overlay)
+                except VmUnresponsive:  # it may do so yet
+                    may_be_written_to = True
+                    raise
+                may_be_written_to = True
                 disk_layers.settle(disk)
             if not stays:
                 await _go_on(vm, status)
@@ -109,14 +120,6 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int, stays: bool) -> 
     frozen = Disk(top, format=DiskFormat.QCOW2, base=disk.base)
     names = tuple(layer.name for layer in disk_layers.layers(folder))
     return FrozenVm(machine, frozen, standstill_s, names)
-
-
-async def _lay(vm: Vm, overlay: Disk, disk: Disk) -> None:
-    try:
-        await vm.lay_overlay(overlay)
-    except VmUnresponsive:  # it may come to write to the overlay yet
-        disk_layers.settle(disk)
-        raise
 
 
 async def _go_on(vm: Vm, status: VmStatus) -> None:
