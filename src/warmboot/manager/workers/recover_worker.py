@@ -261,16 +261,19 @@ class RecoverWorker:
             await self._forget_unfinished(worker)
             return
         restored = await self._restored_from(worker, found)
-        await self._states.enter(worker.id, _S.RESUMING)
-        await self._states.enter(
-            worker.id,
-            _S.RUNNING,
-            told={"settled": True, "checkpoint": None if restored is None else restored.name},
-            paused_into=None,
-            resume_at_start=False,
-            exit_code=None,
-            error=None,
-        )
+        # At once: one that was found resuming, and is no checkpoint's, would be ended.
+        async with self._store.transaction():
+            await self._states.record(worker.id, _S.RESUMING)
+            now = await self._states.record(
+                worker.id,
+                _S.RUNNING,
+                told={"settled": True, "checkpoint": None if restored is None else restored.name},
+                paused_into=None,
+                resume_at_start=False,
+                exit_code=None,
+                error=None,
+            )
+        await self._states.announce(now)
 
     async def _order_as_before(self, worker: Worker, docker_id: str) -> None:
         """The order that was given may have been for another checkpoint."""
