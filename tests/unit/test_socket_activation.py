@@ -170,6 +170,29 @@ async def test_a_port_that_is_taken_is_told() -> None:
         await it.stop()
 
 
+async def test_one_that_runs_by_the_time_that_it_is_told_is_listened_for_no_more() -> None:
+    it = Paused()
+    free = ListenAddress("127.0.0.1", free_port())
+    worker = replace(it.worker, listens=(*it.worker.listens, free))
+
+    class Late(Events):
+        @override
+        async def emit(self, kind: str, subject_id: object, **data: Any) -> Event:
+            await it.wake.follow(replace(worker, state=WorkerState.RUNNING))
+            return await super().emit(kind, subject_id, **data)
+
+    it.events = Late()
+    it.wake = WorkerActivation(it.events, it._wake)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", it.port))
+        other.listen()
+        await it.wake.follow(worker)
+    assert it.events.told == ["worker.wake-unavailable"]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(free.host, free.port)
+    await it.stop()
+
+
 async def test_at_the_end_what_is_held_is_cut_off(paused: Paused) -> None:
     asking = asyncio.create_task(paused.asked())
     await asyncio.sleep(0.1)  # until it is held

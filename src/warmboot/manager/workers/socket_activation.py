@@ -52,22 +52,24 @@ class WorkerActivation:
     async def _listen(self, worker: Worker) -> None:
         if self._activation.is_listening(worker.id):
             return
-        wake = partial(self._wake, worker.id)
-        self._activation.listen(worker.id, wake, {})  # before anything is awaited
+        listening: dict[socket.socket, ListenAddress] = {}
+        taken: dict[ListenAddress, str] = {}
         for address in worker.listens:
             try:
-                opened = _open(address, worker.listens)
+                listening[_open(address, worker.listens)] = address
             except OSError as error:
-                log.warning("a paused worker's port is taken", worker=worker.name, why=str(error))
-                await self._events.emit(
-                    "worker.wake-unavailable",
-                    worker.id,
-                    name=worker.name,
-                    address=f"{address.host}:{address.port}",
-                    why=str(error),
-                )
-                continue
-            self._activation.listen(worker.id, wake, {opened: address})
+                taken[address] = str(error)
+        # All before anything is awaited: the worker may run by then.
+        self._activation.listen(worker.id, partial(self._wake, worker.id), listening)
+        for address, why in taken.items():
+            log.warning("a paused worker's port is taken", worker=worker.name, why=why)
+            await self._events.emit(
+                "worker.wake-unavailable",
+                worker.id,
+                name=worker.name,
+                address=f"{address.host}:{address.port}",
+                why=why,
+            )
 
 
 def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.socket:
