@@ -111,7 +111,11 @@ async def serving(
     with tempfile.TemporaryDirectory(prefix="wb-front-", dir="/tmp") as folder:
         guest = FakeGuest(Path(folder) / "vsock")
         path = Path(folder) / "engines" / "ci.sock"
-        wanted = ServedEngine("1", "ci", str(path), os.geteuid(), os.getegid(), folders=folders)
+        wanted = ServedEngine(
+            *("1", "ci", str(path), os.geteuid(), os.getegid()),
+            folders=folders,
+            labels=("warmboot.engine=ci",),
+        )
         front = EngineSocket(wanted, lambda: None, manager or no_manager)
         async with asyncio.timeout(TIMEOUT_S), guest.served():
             await front.set(replace(wanted, guest=guest.endpoint) if there else wanted)

@@ -66,13 +66,15 @@ def test_what_the_guest_agent_removes_is_what_is_not_told() -> None:
 
 
 @pytest.mark.parametrize("target", ["/info", "/v1.45/info"])
-async def test_docker_info_has_the_engines_own_id(target: str) -> None:
+async def test_docker_info_has_the_engines_own_id_and_labels(target: str) -> None:
+    of_all = {"ID": "of-all", "Name": "é" * 4000, "Labels": ["warmboot.engine=its-source"]}
     async with serving() as served:
-        served.guest.told["/info"] = json.dumps({"ID": "of-all", "Name": "é" * 4000}).encode()
+        served.guest.told["/info"] = json.dumps(of_all).encode()
         client = await served.connect()
         for _ in range(2):  # on the same connection: what is said has its proper length
             found = json.loads(await get(client, target))
-            assert found == {"ID": served.engine.id, "Name": "é" * 4000}
+            own = {"ID": served.engine.id, "Labels": ["warmboot.engine=ci"]}
+            assert found == {**of_all, **own}
         client.close()
 
 

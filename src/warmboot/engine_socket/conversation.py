@@ -29,10 +29,10 @@ from warmboot.engine_socket.docker_form import (
     with_login,
 )
 from warmboot.engine_socket.engine_identity import (
+    as_engines,
     asks_who_it_is,
     looks_back,
     since_hand_over,
-    with_engines_id,
 )
 from warmboot.engine_socket.exchange import (
     Answered,
@@ -84,6 +84,11 @@ class Engine(Protocol):
     @property
     def folders(self) -> Sequence[HostFolder]:
         """Those of the host that its containers can mount."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Which engine it is, in what ``docker info`` tells."""
         ...
 
     @property
@@ -206,7 +211,7 @@ class Conversation:
         return h11.Request(method=request.method, target=request.target, headers=headers)
 
     async def _as_engine(self, _: int, answer: bytes) -> bytes | None:
-        return with_engines_id(answer, self._engine.id)
+        return as_engines(answer, self._engine.id, self._engine.labels)
 
     async def _in_turn(
         self, answer: WithBody, request: h11.Request, connections: GuestConnections

@@ -3,7 +3,8 @@
 Its id (``docker info``) is read when dockerd starts, and its events are kept since then: in all
 clones of a snapshot they are the same, and tell of what was done before the Docker was handed over.
 So ``/info`` is answered with the engine's id, and who asks for past events gets those since the
-hand-over. The functions are pure but for the asking.
+hand-over. Labels are the engine's, too: dockerd takes them over some time after it was told. The
+functions are pure but for the asking.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
@@ -36,7 +37,7 @@ def asks_who_it_is(method: bytes, target: bytes) -> bool:
     return method == b"GET" and _INFO.fullmatch(path_of(target)) is not None
 
 
-def with_engines_id(answer: bytes, engine_id: str) -> bytes | None:
+def as_engines(answer: bytes, engine_id: str, labels: Sequence[str]) -> bytes | None:
     """The body of ``/info``; ``None`` where it is to stay as it is."""
     try:
         info = json.loads(answer)
@@ -44,7 +45,7 @@ def with_engines_id(answer: bytes, engine_id: str) -> bytes | None:
         return None
     if not isinstance(info, dict) or "ID" not in info:
         return None
-    return json.dumps({**info, "ID": engine_id}).encode() + b"\n"
+    return json.dumps({**info, "ID": engine_id, "Labels": list(labels)}).encode() + b"\n"
 
 
 def looks_back(method: bytes, target: bytes) -> bool:

@@ -78,6 +78,10 @@ class EngineSocket:
         return self.engine.folders
 
     @property
+    def labels(self) -> Sequence[str]:
+        return self.engine.labels
+
+    @property
     def busy(self) -> bool:
         """Somebody is connected."""
         return self._clients.busy or self._remote_clients.busy

@@ -31,7 +31,7 @@ from warmboot.manager.engines.early_socket import EarlySocket
 from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
-from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.engine_sockets import EngineSockets, labels_of
 from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
@@ -176,7 +176,7 @@ class BringUpEngine:
         publishing = asyncio.ensure_future(ports()) if _runs_on(engine) else None
         try:
             with watch.stage("hand-over"):
-                await self._host.vms.hand_over(engine.vm_id, _labels(engine))
+                await self._host.vms.hand_over(engine.vm_id, labels_of(engine))
                 await self._containers.start(engine)
             if engine.goes_on:
                 with watch.stage("ports"):
@@ -248,12 +248,6 @@ class BringUpEngine:
 def _runs_on(engine: Engine) -> bool:
     """Whether its containers run from the first moment on, as those did that it is a fork of."""
     return bool(engine.spec.snapshot) and engine.boot_method is BootMethod.WARM
-
-
-def _labels(engine: Engine) -> list[str]:
-    """What ``docker info`` tells: which engine it is."""
-    own = {"warmboot.engine": engine.name, "warmboot.engine-id": str(engine.id)}
-    return [f"{name}={value}" for name, value in {**engine.spec.labels, **own}.items()]
 
 
 def bring_up_key(engine_id: UUID) -> str:

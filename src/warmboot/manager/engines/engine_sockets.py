@@ -78,4 +78,11 @@ class EngineSockets:
             tls=self._tls(engine),
             wakes=engine.state in AROUND_PARKED,
             folders=engine.spec.folders,
+            labels=labels_of(engine),
         )
+
+
+def labels_of(engine: Engine) -> tuple[str, ...]:
+    """What ``docker info`` tells: which engine it is."""
+    own = {"warmboot.engine": engine.name, "warmboot.engine-id": str(engine.id)}
+    return tuple(f"{name}={value}" for name, value in {**engine.spec.labels, **own}.items())

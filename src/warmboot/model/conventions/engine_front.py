@@ -83,7 +83,8 @@ class ServedEngine:
     if that is empty, not yet: then who asks is kept waiting. So is who asks for what is in its
     Docker before that is ``handed_over``: there are still things of ours in it. A guest that does
     not ``answers`` yet is connected to ahead of that; if it ends before, another one will come.
-    One that ``wakes`` is parked, or about to be: for who asks there, the manager has it woken."""
+    One that ``wakes`` is parked, or about to be: for who asks there, the manager has it woken.
+    ``docker info`` tells its ``labels``, each ``NAME=VALUE``."""
 
     id: str
     name: str
@@ -97,6 +98,7 @@ class ServedEngine:
     tls: TlsEndpoint | None = None
     wakes: bool = False
     folders: tuple[HostFolder, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ def from_message(message: Mapping[str, Any]) -> ServedEngine:
         guest = GuestEndpoint(**{**guest, "address": GuestAddress(**address)})
     tls = None if message["tls"] is None else TlsEndpoint(**message["tls"])
     folders = tuple(HostFolder(**one) for one in message["folders"])
-    return ServedEngine(**{**message, "guest": guest, "tls": tls, "folders": folders})
+    own = {"guest": guest, "tls": tls, "folders": folders, "labels": tuple(message["labels"])}
+    return ServedEngine(**{**message, **own})
 
 
 def logins_message(engine_id: str, logins: Sequence[RegistryLogin]) -> dict[str, Any]:
