@@ -33,6 +33,7 @@ class HeldPort:
 
     def __init__(self, held: socket.socket) -> None:
         self._held = held
+        self._is_lent = False
         held.setblocking(False)
         self.take_back()
 
@@ -42,13 +43,15 @@ class HeldPort:
         return str(host), int(port)
 
     def lend(self) -> socket.socket:
-        """For who does something with those who connect, until ``take_back``."""
-        if self._held.type is socket.SOCK_STREAM:
+        """For who does something with those who connect, until ``take_back``. Idempotent."""
+        if self._held.type is socket.SOCK_STREAM and not self._is_lent:
             asyncio.get_running_loop().remove_reader(self._held)
             self._held.listen(MAX_HELD)
+        self._is_lent = True
         return self._held
 
     def take_back(self) -> None:
+        self._is_lent = False
         if self._held.type is socket.SOCK_STREAM:
             asyncio.get_running_loop().add_reader(self._held, self._send_away)
 
