@@ -11,7 +11,11 @@ from warmboot.manager.containers.container_states import (
     vm_gone,
 )
 from warmboot.manager.protocols import Until
-from warmboot.manager.tenants.pause_tenant import check_goes_on, check_not_paused
+from warmboot.manager.tenants.pause_tenant import (
+    check_goes_on,
+    check_not_parked,
+    check_not_paused,
+)
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import Conflict
 
@@ -33,6 +37,7 @@ class InGuest:
         if container.state is ContainerState.CREATING:
             container = await self._wait(ref, Until.RUNNING, BOOT_TIMEOUT_S)
         check_has_process(container)
+        check_not_parked(container)
         if container.vm_id is None or not await self._host.vms.is_alive(container.vm_id):
             raise vm_gone(container)
         return container
