@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+from pathlib import Path
 
+import pytest
+
+from warmboot.host.network import NetworkConfig
 from warmboot.host.network.ports import ports
 from warmboot.host.network.ports.kept_ports import KeptPorts
+from warmboot.host.network.ports.publishing import Publishing
+from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import HostError
+from warmboot.model.errors import HostError, NetworkError
 
 
 async def test_a_port_that_comes_back_from_a_failed_wake_wakes_again() -> None:
@@ -34,3 +41,63 @@ async def test_a_port_that_comes_back_from_a_failed_wake_wakes_again() -> None:
         writer.close()
     kept.let_go("web")
     await kept.stop()
+
+
+CONFIG = NetworkConfig(Path("/nowhere"), subnet="127.100.0.0/18")
+"""On loopback, as its name server's address is where ports are kept for engines' own addresses."""
+
+FORMER, WOKEN = CONFIG.slot(1), CONFIG.slot(2)
+OWN = PortMapping(80, 80, "127.100.9.9")
+KEY = "127.100.9.9 . tcp . 80"
+
+
+class Rules:
+    """What the host leads where. As nftables does, it refuses another way of what is led."""
+
+    def __init__(self) -> None:
+        self.led: dict[str, str] = {}
+        self.fails = False
+
+    async def apply(self, script: str, namespace: Path | None = None) -> None:
+        if self.fails:
+            raise NetworkError("it takes too long")
+        led = dict(self.led)
+        for verb, key, way in _ELEMENT.findall(script if namespace is None else ""):
+            if verb == "delete":
+                del led[key]
+            elif led.setdefault(key, way) != way:
+                raise NetworkError("File exists")
+        self.led = led
+
+
+_ELEMENT = re.compile(r"^(add|delete) element ip wb_net published { (.+) : (.+) }$", re.MULTILINE)
+
+
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> Rules:
+    rules = Rules()
+    monkeypatch.setattr(nft, "apply", rules.apply)
+    return rules
+
+
+async def nobody() -> None:
+    raise AssertionError("nobody has connected")
+
+
+async def test_a_port_that_another_manager_had_led_to_a_vm_is_kept(rules: Rules) -> None:
+    publishing = Publishing(CONFIG)
+    rules.led[KEY] = f"{FORMER.ns_ip} . 80"
+    await publishing.hold("ci", [OWN], nobody, FORMER)
+    assert rules.led[KEY].startswith(f"{CONFIG.dns_ip} . ")
+    await publishing.let_go("ci")
+    assert rules.led == {}
+
+
+async def test_a_port_that_could_not_be_led_to_us_is_led_the_next_time(rules: Rules) -> None:
+    publishing = Publishing(CONFIG)
+    rules.fails = True
+    await publishing.hold("ci", [OWN], nobody, FORMER)
+    rules.fails = False
+    await publishing.hold("ci", [OWN], nobody, None)
+    assert rules.led[KEY].startswith(f"{CONFIG.dns_ip} . ")
+    await publishing.let_go("ci")

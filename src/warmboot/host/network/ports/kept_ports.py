@@ -65,6 +65,10 @@ class KeptPorts:
         answers = ListenAddress(mapping.host_ip, mapping.host_port)
         self._activation.listen(owner, wake, {opened: answers}, self._given_back)
 
+    def give_up(self, owner: str, mapping: PortMapping) -> None:
+        """It is not kept, after all."""
+        self._kept[owner].pop(mapping).close()
+
     def _given_back(self, opened: socket.socket) -> None:
         self._lent.pop(opened).take_back()
 

@@ -151,14 +151,17 @@ class Publishing:
     async def _hold_own(
         self, owner: str, mapping: PortMapping, wake: Wake, slot: Slot | None
     ) -> None:
-        port = self.kept.keep_led(owner, mapping, str(self._config.dns_ip), wake)
-        script = [rules.lead(self._config, mapping, *port.address)]
         async with self.lock:
-            published = set() if slot is None else self._published.get(slot.index, set())
-            if slot is not None and mapping in published:
-                script.insert(0, rules.withdraw(self._config, slot, mapping)[0])
-                published.discard(mapping)
-            await nft.apply("\n".join(script))
+            port = self.kept.keep_led(owner, mapping, str(self._config.dns_ip), wake)
+            with on_failure(lambda: self.kept.give_up(owner, mapping)):  # it is tried again
+                script = [rules.lead(self._config, mapping, *port.address)]
+                if slot is not None:
+                    # What another manager has led to it is not known.
+                    published = self._published.get(slot.index, {mapping})
+                    if mapping in published:
+                        published.discard(mapping)
+                        script.insert(0, rules.withdraw(self._config, slot, mapping)[0])
+                await nft.apply("\n".join(script))
 
     async def let_go(self, owner: str) -> None:
         """Give back what is held for an ``owner``, and not led by now. Idempotent."""
