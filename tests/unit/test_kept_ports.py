@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -101,3 +102,19 @@ async def test_a_port_that_could_not_be_led_to_us_is_led_the_next_time(rules: Ru
     await publishing.hold("ci", [OWN], nobody, None)
     assert rules.led[KEY].startswith(f"{CONFIG.dns_ip} . ")
     await publishing.let_go("ci")
+
+
+async def test_a_port_that_is_kept_is_led_again_when_the_rules_are_put_back(rules: Rules) -> None:
+    publishing = Publishing(CONFIG)
+    await publishing.hold("ci", [OWN], nobody, None)
+    led = dict(rules.led)
+    address, _, port = rules.led[KEY].partition(" . ")
+    wanted, _ = publishing.elements([])
+    assert [json.loads(one) for one in wanted] == [
+        [{"concat": [OWN.host_ip, "tcp", 80]}, {"concat": [address, int(port)]}]
+    ]
+    rules.led.clear()  # a firewall was started again
+    await rules.apply(publishing.scripts([])[0])
+    assert rules.led == led
+    await publishing.let_go("ci")
+    assert publishing.elements([]) == (set(), set())

@@ -75,6 +75,9 @@ class KeptPorts:
     def of(self, owner: str) -> dict[PortMapping, HeldPort]:
         return dict(self._kept.get(owner, {}))
 
+    def all(self) -> list[tuple[PortMapping, HeldPort]]:
+        return [one for kept in self._kept.values() for one in kept.items()]
+
     def give_to(self, slot_index: int, owner: str) -> None:
         """What is published for this slot from now on may take what is the owner's."""
         self._owners[slot_index] = owner

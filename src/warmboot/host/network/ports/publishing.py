@@ -303,8 +303,10 @@ class Publishing:
     # -- for putting back ------------------------------------------------------------------------
 
     def scripts(self, slots: Iterable[Slot]) -> tuple[str, str]:
-        """What the ports of these slots need, on the host and inside. Needs ``lock``."""
-        host, inside = [], []
+        """What the ports of these slots need, on the host and inside; the host's part is also that
+        of what is kept for who has no slot. Needs ``lock``."""
+        host = [rules.lead(self._config, at, *port.address) for at, port in self._kept_own()]
+        inside = []
         for slot in slots:
             pairs = [
                 rules.publish(self._config, slot, mapping)
@@ -320,20 +322,27 @@ class Publishing:
 
     def elements(self, slots: Iterable[Slot]) -> tuple[set[str], set[str]]:
         """The elements of sets that ``scripts`` adds, in nft's JSON, on the host and inside."""
-        host: set[str] = set()
+        host = {_element(at, *port.address) for at, port in self._kept_own()}
         inside: set[str] = set()
         for slot in slots:
             for mapping in self._published.get(slot.index, ()):
-                key: list[object] = [mapping.protocol, mapping.host_port]
-                if not mapping.is_any:
-                    key.insert(0, mapping.host_ip)
-                target = {"concat": [slot.ns_ip, mapping.container_port]}
-                host.add(json.dumps([{"concat": key}, target]))
+                host.add(_element(mapping, slot.ns_ip, mapping.container_port))
                 inside.add(json.dumps({"concat": [mapping.protocol, mapping.container_port]}))
             for port in self._opened.get(slot.index, ()):
                 host.add(json.dumps({"concat": [slot.veth, port]}))
                 inside.add(json.dumps(port))
         return host, inside
+
+    def _kept_own(self) -> list[tuple[PortMapping, ports.HeldPort]]:
+        return [(at, port) for at, port in self.kept.all() if self._is_engines(at)]
+
+
+def _element(mapping: PortMapping, address: str, port: int) -> str:
+    """Of the host's map, in nft's JSON: that this port leads there."""
+    key: list[object] = [mapping.protocol, mapping.host_port]
+    if not mapping.is_any:
+        key.insert(0, mapping.host_ip)
+    return json.dumps([{"concat": key}, {"concat": [address, port]}])
 
 
 def _mapping(key: Sequence[Any]) -> PortMapping:
