@@ -12,6 +12,7 @@ import pytest
 
 from warmboot.host.network import NetworkConfig
 from warmboot.host.network.ports import ports
+from warmboot.host.network.ports import publishing as publishing_module
 from warmboot.host.network.ports.kept_ports import KeptPorts
 from warmboot.host.network.ports.publishing import Publishing
 from warmboot.host.network.rules import nft
@@ -118,3 +119,18 @@ async def test_a_port_that_is_kept_is_led_again_when_the_rules_are_put_back(rule
     assert rules.led == led
     await publishing.let_go("ci")
     assert publishing.elements([]) == (set(), set())
+
+
+async def test_who_has_woken_an_engine_by_a_datagram_is_led_to_it(
+    rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[PortMapping] = []
+    monkeypatch.setattr(publishing_module, "_forget_strays", forgotten.append)
+    publishing, names = Publishing(CONFIG), PortMapping(53, 53, OWN.host_ip, "udp")
+    await publishing.hold("ci", [names], nobody, None)
+    publishing.kept.give_to(WOKEN.index, "ci")
+    await publishing.lead_own(WOKEN, OWN.host_ip, {("udp", 53)})
+    assert forgotten == [names]
+    await publishing.let_go("ci")
+    assert rules.led == {f"{OWN.host_ip} . udp . 53": f"{WOKEN.ns_ip} . 53"}
+    publishing.forget_held()

@@ -197,8 +197,10 @@ class Publishing:
                 led = rules.lead(self._config, mapping, *kept.address)
                 host = f"{rules.and_deleted(led)}\n{host}"
             await nft.apply(host)
-        if kept is not None:  # to it nothing is led any more
+        if kept is not None:  # to it nothing is led any more, but who has sent to it before
             self._held.setdefault(slot.index, {})[mapping] = kept
+            if mapping.protocol == "udp":
+                await namespaces.in_thread(partial(_forget_strays, mapping))
 
     async def switch_host_port(self, slot: Slot, port: int, verb: str) -> None:
         """``add`` or ``delete`` the guest's way to a port of the host's own. Idempotent."""
