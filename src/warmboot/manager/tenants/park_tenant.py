@@ -40,11 +40,14 @@ from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import (
     Conflict,
+    DiskFull,
     HostError,
     IllegalTransition,
     NotFound,
     SnapshotDamaged,
+    Unavailable,
     VmGone,
+    WarmbootError,
 )
 from warmboot.model.runtime_snapshot import (
     Depth,
@@ -285,21 +288,25 @@ class ParkTenant(Generic[T]):
 
     async def _parked_again(self, tenant: T) -> None:
         """What has run since then has not: nobody was told of it."""
-        with contextlib.suppress(NotFound):
-            if (await self._tenants.get(tenant.id)).state == "running":  # it was cancelled then
-                for record in await self._store.vms.of_owner(tenant.id):
-                    await self._runs(tenant, record)
-                return
-        await self._end_vm(tenant)
-
-        async def store() -> None:
-            async with self._events.transaction() as emit:
-                await self._set_state(tenant.id, "parked")
-                await emit(f"{self._kind}.wake-failed", tenant.id)
-
+        what = f"that {self._kind} {tenant.id} is parked"
         with contextlib.suppress(NotFound, IllegalTransition):  # it is being removed
-            await retry_until_stored(f"that {self._kind} {tenant.id} is parked", store)
+            await retry_until_stored(what, lambda: self._not_woken(tenant))
             await self._show(tenant.id)
+
+    async def _not_woken(self, tenant: T) -> None:
+        if (await self._tenants.get(tenant.id)).state == "running":  # it was cancelled then
+            for record in await self._store.vms.of_owner(tenant.id):
+                await self._runs(tenant, record)
+            return
+        try:
+            await self._end_vm(tenant)
+        except (DiskFull, Unavailable):
+            raise
+        except (WarmbootError, OSError) as error:  # the next wake does it, before anything else
+            log.error(f"The VM of {self._kind} {tenant.id} was not ended", why=str(error))
+        async with self._events.transaction() as emit:
+            await self._set_state(tenant.id, "parked")
+            await emit(f"{self._kind}.wake-failed", tenant.id)
 
     async def _moment(self, tenant: T) -> RuntimeSnapshot:
         for snapshot_id in await self._store.snapshots.leased_by(str(tenant.id)):

@@ -1,0 +1,94 @@
+"""A park or a wake that fails while the database or the host fails, too."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from tests.support.absent import ABSENT
+
+from warmboot.manager.tenants.park_tenant import ParkTenant
+from warmboot.manager.tenants.tenant_locks import TenantLocks
+from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.errors import HostError, Unavailable
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import VmKind
+
+
+class Scene:
+    """Implements what a park asks of the store, the events, the host and the container's kind."""
+
+    def __init__(self, state: ContainerState) -> None:
+        now, spec = datetime.now(UTC), ContainerSpec("web", "alpine:3")
+        self.found = Container(uuid4(), spec, state, now, Shape(1, 512), vm_id="vm-1")
+        self.state: str = state
+        self.fails = 0
+        """So often the database does not answer."""
+        self.vms, self.snapshots, self.boot_logs = self, self, self
+        self.records: list[Any] = []
+
+    def tenants(self, _: VmKind) -> Scene:
+        return self
+
+    async def get(self, _: object) -> Any:
+        self._asked()
+        return SimpleNamespace(id=self.found.id, state=self.state)
+
+    async def set_state(self, _: object, state: str, **changes: Any) -> None:
+        self._asked()
+        self.state = state
+
+    def _asked(self) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise Unavailable("the database does not answer")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        yield self.nothing
+
+    async def of_owner(self, _: object) -> list[Any]:
+        return self.records
+
+    async def nothing(self, *_: Any, **__: Any) -> None: ...
+
+    hold = let_go = show = collect_released = keep = remove = nothing
+
+    def ports(self, _: object) -> tuple[()]:
+        return ()
+
+    def unresponsive(self, _: str) -> None: ...
+
+    async def destroy(self, *_: Any) -> None:
+        raise HostError("its folder cannot be removed")
+
+    def parks(self) -> ParkTenant[Any]:
+        scene: Any = self
+        return ParkTenant[Any](
+            *(VmKind.CONTAINER, scene, scene, scene, scene, scene),
+            *(ABSENT, ABSENT, ABSENT, ABSENT, TenantLocks(), scene),
+        )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmboot.manager.core.retry_until_stored.FIRST_PAUSE_S", 0.0)
+
+
+async def test_what_did_not_wake_is_parked_once_that_can_be_stored() -> None:
+    scene = Scene(ContainerState.WAKING)
+    scene.fails = 2
+    assert await scene.parks().settle(scene.found, set())
+    assert scene.state == "parked"
+
+
+async def test_what_did_not_wake_is_parked_although_its_vm_is_still_there() -> None:
+    scene = Scene(ContainerState.WAKING)
+    scene.records = [SimpleNamespace(id="vm-2", handle=None, slot=None)]
+    assert await scene.parks().settle(scene.found, set())
+    assert scene.state == "parked"
