@@ -15,7 +15,7 @@ from tests.support.absent import ABSENT
 from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import Container, ContainerSpec, ContainerState
-from warmboot.model.errors import HostError, Unavailable
+from warmboot.model.errors import DiskFull, HostError, Unavailable
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmKind
 
@@ -67,6 +67,11 @@ class Scene:
     async def destroy(self, *_: Any) -> None:
         raise HostError("its folder cannot be removed")
 
+    async def run(self, *_: Any) -> None:
+        """Of the saga's runner, whose undo was not stored."""
+        self.state, self.fails = "parking", 2
+        raise DiskFull("the disk is full")
+
     def parks(self) -> ParkTenant[Any]:
         scene: Any = self
         return ParkTenant[Any](
@@ -78,6 +83,13 @@ class Scene:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("warmboot.manager.core.retry_until_stored.FIRST_PAUSE_S", 0.0)
+
+
+async def test_what_was_not_parked_runs_once_that_can_be_stored() -> None:
+    scene = Scene(ContainerState.RUNNING)
+    with pytest.raises(DiskFull):
+        await scene.parks().park(scene.found)
+    assert scene.state == "running"
 
 
 async def test_what_did_not_wake_is_parked_once_that_can_be_stored() -> None:

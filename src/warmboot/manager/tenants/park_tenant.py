@@ -151,11 +151,17 @@ class ParkTenant(Generic[T]):
     async def park(self, tenant: T) -> None:
         """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns."""
         watch, notes = Stopwatch(), ParkNotes(uuid4(), to_be_frozen(tenant))
-        async with on_failure(lambda: self._show(tenant.id)):
+        async with on_failure(lambda: self._not_parked(tenant.id)):
             await self._runner.run(self.saga, tenant.id, notes, tenant)
         what = f"that the VM of {self._kind} {tenant.id} has ended"
         await retry_until_stored(what, lambda: self._end_vm(tenant))
         log.info(f"{self._kind.capitalize()} {tenant.id} was parked in {watch.elapsed_s:.2f}s")
+
+    async def _not_parked(self, tenant_id: UUID) -> None:
+        """Its undo has given up what could not be stored, and nobody else looks at it again."""
+        what = f"that {self._kind} {tenant_id} runs"
+        await retry_until_stored(what, lambda: self._runs_on(tenant_id, None))
+        await self._show(tenant_id)
 
     async def _end_vm(self, tenant: T) -> None:
         await self._parking.let_go(tenant)
