@@ -31,17 +31,25 @@ class Scene:
         """So often the database does not answer."""
         self.vms, self.snapshots, self.boot_logs = self, self, self
         self.records: list[Any] = []
+        self.moments: list[Any] = []
+        self.deleted: list[Any] = []
 
     def tenants(self, _: VmKind) -> Scene:
         return self
 
     async def get(self, _: object) -> Any:
         self._asked()
-        return SimpleNamespace(id=self.found.id, state=self.state)
+        return SimpleNamespace(id=self.found.id, state=self.state, vm_id=None)
 
-    async def set_state(self, _: object, state: str, **changes: Any) -> None:
+    async def set_state(self, one: object, state: str, **changes: Any) -> None:
         self._asked()
-        self.state = state
+        if one == self.found.id:
+            self.state = state
+        else:
+            self.deleted.append(one)
+
+    async def leased_by(self, _: str) -> list[Any]:
+        return self.moments
 
     def _asked(self) -> None:
         if self.fails:
@@ -57,7 +65,7 @@ class Scene:
 
     async def nothing(self, *_: Any, **__: Any) -> None: ...
 
-    hold = let_go = show = collect_released = keep = remove = nothing
+    hold = let_go = show = collect_released = keep = remove = emit = nothing
 
     def ports(self, _: object) -> tuple[()]:
         return ()
@@ -104,3 +112,14 @@ async def test_what_did_not_wake_is_parked_although_its_vm_is_still_there() -> N
     scene.records = [SimpleNamespace(id="vm-2", handle=None, slot=None)]
     assert await scene.parks().settle(scene.found, set())
     assert scene.state == "parked"
+
+
+async def test_the_moment_of_a_park_that_failed_goes_also_when_it_was_parked_since() -> None:
+    scene, former, last = Scene(ContainerState.PARKED), uuid4(), uuid4()
+    scene.moments, parks = [last], scene.parks()
+    for moment in (former, last):
+        operation: Any = SimpleNamespace(data={"moment_id": str(moment), "vm_id": "vm-1"})
+        for step in reversed(parks.saga.steps[:2]):
+            assert step.undo is not None
+            await step.undo(scene.found.id, parks.saga.decode(operation))
+    assert (scene.deleted, scene.state) == ([former], "parked")

@@ -208,12 +208,13 @@ class ParkTenant(Generic[T]):
         """The VM goes on, and the moment goes, unless it was the last word."""
         with contextlib.suppress(NotFound):
             tenant = await self._tenants.get(tenant_id)
-            if tenant.state == "parked":
+            if notes.moment_id in await self._store.snapshots.leased_by(str(tenant_id)):
                 return
-            with contextlib.suppress(VmGone):
-                record = await self._store.vms.get(notes.vm_id)
-                await self._host.vms.go_on(record)
-                await self._pauses.set_clock(tenant, record.id)
+            if tenant.vm_id == notes.vm_id:  # else it was parked since then
+                with contextlib.suppress(VmGone):
+                    record = await self._store.vms.get(notes.vm_id)
+                    await self._host.vms.go_on(record)
+                    await self._pauses.set_clock(tenant, record.id)
         with contextlib.suppress(NotFound, IllegalTransition):  # there is none
             await self._store.snapshots.set_state(notes.moment_id, SnapshotState.DELETED)
             await self._events.emit("runtime-snapshot.deleted", notes.moment_id)
