@@ -33,6 +33,7 @@ class Scene:
         self.records: list[Any] = []
         self.moments: list[Any] = []
         self.deleted: list[Any] = []
+        self.collected = 0
 
     def tenants(self, _: VmKind) -> Scene:
         return self
@@ -65,7 +66,7 @@ class Scene:
 
     async def nothing(self, *_: Any, **__: Any) -> None: ...
 
-    hold = let_go = show = collect_released = keep = remove = emit = nothing
+    hold = let_go = show = keep = remove = emit = nothing
 
     def ports(self, _: object) -> tuple[()]:
         return ()
@@ -79,6 +80,9 @@ class Scene:
         """Of the saga's runner, whose undo was not stored."""
         self.state, self.fails = "parking", 2
         raise DiskFull("the disk is full")
+
+    async def collect_released(self) -> None:
+        self.collected += 1
 
     def parks(self) -> ParkTenant[Any]:
         scene: Any = self
@@ -123,3 +127,9 @@ async def test_the_moment_of_a_park_that_failed_goes_also_when_it_was_parked_sin
             assert step.undo is not None
             await step.undo(scene.found.id, parks.saga.decode(operation))
     assert (scene.deleted, scene.state) == ([former], "parked")
+
+
+async def test_a_start_does_not_look_at_all_snapshots_for_each_that_is_parked() -> None:
+    scene = Scene(ContainerState.PARKED)
+    assert await scene.parks().settle(scene.found, set())
+    assert (scene.state, scene.collected) == ("parked", 0)

@@ -153,8 +153,12 @@ class ParkTenant(Generic[T]):
         watch, notes = Stopwatch(), ParkNotes(uuid4(), to_be_frozen(tenant))
         async with on_failure(lambda: self._not_parked(tenant.id)):
             await self._runner.run(self.saga, tenant.id, notes, tenant)
-        what = f"that the VM of {self._kind} {tenant.id} has ended"
-        await retry_until_stored(what, lambda: self._end_vm(tenant))
+
+        async def end() -> None:
+            await self._end_vm(tenant)
+            await self._garbage.collect_released()  # what it was parked in before
+
+        await retry_until_stored(f"that the VM of {self._kind} {tenant.id} has ended", end)
         log.info(f"{self._kind.capitalize()} {tenant.id} was parked in {watch.elapsed_s:.2f}s")
 
     async def _not_parked(self, tenant_id: UUID) -> None:
@@ -173,7 +177,6 @@ class ParkTenant(Generic[T]):
             await self._store.vms.remove(record.id)
         await self._hold_ports(tenant)
         await self._show(tenant.id)
-        await self._garbage.collect_released()
 
     async def _hold_ports(self, tenant: T, slot: Slot | None = None) -> None:
         wake = partial(self.wake_parked, tenant.id)
