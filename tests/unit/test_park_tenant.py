@@ -15,7 +15,7 @@ from tests.support.absent import ABSENT
 from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import Container, ContainerSpec, ContainerState
-from warmboot.model.errors import DiskFull, HostError, Unavailable
+from warmboot.model.errors import Conflict, DiskFull, HostError, Unavailable
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmKind
 
@@ -72,6 +72,11 @@ class Scene:
         return ()
 
     def unresponsive(self, _: str) -> None: ...
+
+    def give_to(self, *_: object) -> None: ...
+
+    async def lead(self, *_: object) -> None:
+        raise Conflict("its port is already taken on this host")
 
     async def destroy(self, *_: Any) -> None:
         raise HostError("its folder cannot be removed")
@@ -133,3 +138,11 @@ async def test_a_start_does_not_look_at_all_snapshots_for_each_that_is_parked() 
     scene = Scene(ContainerState.PARKED)
     assert await scene.parks().settle(scene.found, set())
     assert (scene.state, scene.collected) == ("parked", 0)
+
+
+async def test_one_that_an_earlier_manager_has_woken_and_that_cannot_go_on_is_parked() -> None:
+    scene = Scene(ContainerState.WAKING)
+    scene.records = [SimpleNamespace(id="vm-2", handle="its process", slot=None)]
+    with pytest.raises(Conflict):
+        await scene.parks().settle(scene.found, set())
+    assert scene.state == "parked"

@@ -358,7 +358,8 @@ class ParkTenant(Generic[T]):
         for record in await self._store.vms.of_owner(tenant.id):
             silent = self._host.vms.unresponsive(record.id) is not None
             if record.handle is not None and record.id not in lost and not silent:
-                await self._goes_on(tenant, record, Stopwatch())
+                async with on_failure(lambda: self._parked_again(tenant)):
+                    await self._goes_on(tenant, record, Stopwatch())
                 await self._runs(tenant, record)
                 return
         await self._parked_again(tenant)
