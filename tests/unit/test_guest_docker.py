@@ -242,9 +242,11 @@ def test_containers_that_ask_for_it_are_told_of_a_fork_by_a_signal(guest: Guest)
 
     FakeDocker(guest.docker_path).behave = behave
     guest.become()
+    woken = IDENTITY | {"token": "after-it-was-parked", "fork": True}
+    assert guest.ask("POST", "/warmboot/v1/identity", woken, TOKEN)[0] == 200
     assert asked == []
-    fork = IDENTITY | {"token": "a-forks-own-token", "fork": True}
-    assert guest.ask("POST", "/warmboot/v1/identity", fork, TOKEN)[0] == 200
+    fork = woken | {"token": "a-forks-own-token", "machine_id": "f" * 32}
+    assert guest.ask("POST", "/warmboot/v1/identity", fork, woken["token"])[0] == 200
     assert told.wait(60)
     assert asked == [
         ("GET", f'/containers/json?filters={{"label": ["{FORK_SIGNAL}"]}}'),

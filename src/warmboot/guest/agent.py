@@ -189,6 +189,7 @@ class Agent:
             other = self._claim.claimed and not self._claim.is_token(identity.token)
             if other and not fork:
                 raise HttpError(409, "this VM has another identity already")
+            woken = other and identity.is_of(self._system)  # it was parked: nobody else has it
             steps = identity.apply(self._system, self._claim.claim)
             if other:
                 steps += self._leave_the_source(connection)
@@ -197,7 +198,7 @@ class Agent:
             began = time.monotonic()
             answers = self._docker_woke.wait(docker_wait_s)
             docker = {"answers": answers, "waited_s": time.monotonic() - began}
-        if other:  # nobody waits for it
+        if other and not woken:  # nobody waits for it
             threading.Thread(target=self._tell_programs, daemon=True).start()
         return {"steps": steps, "docker": docker, "version": AGENT_VERSION}
 

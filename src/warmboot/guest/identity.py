@@ -17,6 +17,7 @@ from .system import System
 from .wire import HttpError
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_MACHINE_ID_FILE = "/etc/machine-id"
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 _TOKEN = re.compile(r"[\x21-\x7e]{16,512}")
 _YEAR_2020_NS = 1_577_836_800 * 10**9
@@ -43,6 +44,13 @@ class Identity:
         if len(self.entropy) not in _ENTROPY_BYTES:
             raise HttpError(400, "entropy must be 16 to 4096 bytes, in base64")
 
+    def is_of(self, system: System) -> bool:
+        """Whether this VM is it already, whatever its token is."""
+        try:
+            return system.read_file(_MACHINE_ID_FILE).strip() == self.machine_id
+        except OSError:
+            return False
+
     def apply(self, system: System, claim: Callable[[str], None]) -> list[dict[str, str | float]]:
         """Do it, in order; returns what took how long. ``HttpError`` 500 names a failed step."""
         steps: list[dict[str, str | float]] = []
@@ -53,7 +61,7 @@ class Identity:
             ("clock", lambda: system.set_clock(
                 self.clock_ns + int((time.monotonic() - started) * 1e9)
             )),
-            ("machine-id", lambda: system.write_file("/etc/machine-id", f"{self.machine_id}\n")),
+            ("machine-id", lambda: system.write_file(_MACHINE_ID_FILE, f"{self.machine_id}\n")),
             ("hostname", lambda: self._take_name(system)),
             ("token", lambda: claim(self.token)),
         )  # fmt: skip
