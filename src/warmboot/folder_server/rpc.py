@@ -23,7 +23,7 @@ _LAST = 1 << 31
 _CALL, _REPLY, _ACCEPTED, _DENIED = 0, 1, 0, 1
 _SUCCESS, _PROG_UNAVAIL, _PROG_MISMATCH, _PROC_UNAVAIL, _GARBAGE, _SYSTEM_ERR = range(6)
 _RPC_VERSION, _MOST_AUTH_BYTES = 2, 400
-_WORKERS, _MOST_AT_WORK, _MOST_CONNECTIONS = 8, 64, 32
+_WORKERS, _MOST_AT_WORK, _MOST_CONNECTIONS, _MOST_FRAGMENTS = 8, 64, 32, 256
 _HEAD = struct.Struct(">IIIIII")
 
 Procedure = Callable[[Reader], list[bytes]]
@@ -97,6 +97,8 @@ class _Conversation:
             size += word & ~_LAST
             if size > MOST_RECORD_BYTES:
                 raise Malformed(f"a call of {size} bytes")
+            if len(parts) == _MOST_FRAGMENTS:  # empty ones have no size
+                raise Malformed("a call in too many fragments")
             part = self._stream.read(word & ~_LAST)
             if len(part) < word & ~_LAST:
                 return None

@@ -1,0 +1,56 @@
+"""What a guest that speaks by hand cannot have the server of its folders keep."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from warmboot.folder_server.rpc import Program, Server
+from warmboot.folder_server.xdr import Reader
+
+PROGRAM, SLOW = 100003, 7
+
+
+def answered(_: Reader) -> list[bytes]:
+    return []
+
+
+@contextmanager
+def served() -> Iterator[tuple[Server, tuple[str, int]]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server({PROGRAM: Program(3, {0: answered, SLOW: answered}, frozenset({SLOW}))})
+        serving = threading.Thread(target=server.serve, args=(listener,))
+        serving.start()
+        try:
+            yield server, listener.getsockname()
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join()
+
+
+def call(procedure: int = 0) -> bytes:
+    return struct.pack(">IIIIII", 1, 0, 2, PROGRAM, 3, procedure) + bytes(16)
+
+
+def is_answered(address: tuple[str, int]) -> bool:
+    return bool(answer(address, struct.pack(">I", 1 << 31 | len(call())) + call()))
+
+
+def answer(address: tuple[str, int], said: bytes) -> bytes:
+    """Nothing, if the server hangs up."""
+    with (
+        suppress(ConnectionError),
+        socket.create_connection(address, timeout=60) as client,
+    ):
+        client.sendall(said)
+        return client.recv(4)
+    return b""
+
+
+def test_a_call_in_endless_empty_fragments_is_not_collected() -> None:
+    with served() as (_, address):
+        assert answer(address, bytes(4 * 300)) == b""
+        assert is_answered(address)
