@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from warmboot.folder_server import rpc
 from warmboot.folder_server.rpc import Program, Server
 from warmboot.folder_server.xdr import Reader
 
@@ -54,3 +55,28 @@ def test_a_call_in_endless_empty_fragments_is_not_collected() -> None:
     with served() as (_, address):
         assert answer(address, bytes(4 * 300)) == b""
         assert is_answered(address)
+
+
+def test_what_is_under_way_is_limited_for_all_connections_together() -> None:
+    """Whoever asks and hangs up has a new connection, and no new room."""
+    waiting: list[Callable[[], None]] = []
+
+    class Workers:
+        def submit(self, work: Callable[..., None], *arguments: object) -> None:
+            waiting.append(lambda: work(*arguments))
+
+    with served() as (server, _):
+        server._workers = Workers()  # type: ignore[assignment]
+        ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+        first, second = (server._conversation(one) for one in theirs)
+        for _ in range(rpc._MOST_AT_WORK):
+            first._take(call(SLOW))
+        another = threading.Thread(target=second._take, args=(call(SLOW),))
+        another.start()
+        another.join(0.2)
+        assert another.is_alive()
+        waiting[0]()
+        another.join()
+        assert len(waiting) == rpc._MOST_AT_WORK + 1
+        for one in (*ours, *theirs):
+            one.close()

@@ -46,6 +46,8 @@ class Server:
         self._programs = programs
         self._workers = ThreadPoolExecutor(_WORKERS, "file")
         self._room = BoundedSemaphore(_MOST_CONNECTIONS)
+        # One for all: what a connection has asked for is kept until it is done, whoever hangs up.
+        self._at_work = BoundedSemaphore(_MOST_AT_WORK)
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -62,23 +64,30 @@ class Server:
         with sock:
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _Conversation(self._programs, self._workers, sock).run()
+                self._conversation(sock).run()
             except (OSError, Malformed) as error:
                 log.debug("a connection has ended: %s", error)
             finally:
                 self._room.release()
 
+    def _conversation(self, sock: socket.socket) -> _Conversation:
+        return _Conversation(self._programs, self._workers, self._at_work, sock)
+
 
 class _Conversation:
     def __init__(
-        self, programs: Mapping[int, Program], workers: ThreadPoolExecutor, sock: socket.socket
+        self,
+        programs: Mapping[int, Program],
+        workers: ThreadPoolExecutor,
+        room: BoundedSemaphore,
+        sock: socket.socket,
     ) -> None:
         self._programs = programs
         self._workers = workers
         self._sock = sock
         self._stream = sock.makefile("rb", buffering=1 << 18)
         self._sending = Lock()
-        self._room = BoundedSemaphore(_MOST_AT_WORK)
+        self._room = room
 
     def run(self) -> None:
         with self._stream:
