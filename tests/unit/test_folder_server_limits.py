@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import pytest
+
 from warmboot.folder_server import rpc
 from warmboot.folder_server.rpc import Program, Server
 from warmboot.folder_server.xdr import Reader
@@ -80,3 +82,21 @@ def test_what_is_under_way_is_limited_for_all_connections_together() -> None:
         assert len(waiting) == rpc._MOST_AT_WORK + 1
         for one in (*ours, *theirs):
             one.close()
+
+
+def test_a_server_that_cannot_have_a_thread_takes_connections_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its owner has as many processes as a user may have."""
+    start, refused = threading.Thread.start, threading.Event()
+
+    def started(thread: threading.Thread) -> None:
+        if not refused.is_set() and thread.name.endswith("(_converse)"):
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with served() as (_, address):
+        monkeypatch.setattr(threading.Thread, "start", started)
+        assert not is_answered(address)
+        assert is_answered(address)

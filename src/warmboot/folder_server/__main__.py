@@ -44,11 +44,20 @@ def main() -> None:
     }
     with socket.socket(fileno=_LISTENER) as listener:
         server = Server(programs)
-        threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
+        threading.Thread(target=_serve, args=(server, listener), daemon=True).start()
         sys.stdout.write(json.dumps({"refused": refused}) + "\n")
         sys.stdout.flush()
         _until_ended(tree)
     os._exit(0)  # what is under way is nobody's any more
+
+
+def _serve(server: Server, listener: socket.socket) -> None:
+    """Without it, this process is of no use: who watches it starts another one."""
+    try:
+        server.serve(listener)
+    except Exception:  # whatever it was, there is no connection more
+        logging.exception("no connections are taken any more")
+    os._exit(1)
 
 
 def _enter(namespace: str) -> None:

@@ -6,6 +6,7 @@ for a disk run in threads beside them.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import struct
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock, Thread
+from time import sleep
 
 from warmboot.folder_server.xdr import Malformed, Reader, u32
 
@@ -24,6 +26,7 @@ _CALL, _REPLY, _ACCEPTED, _DENIED = 0, 1, 0, 1
 _SUCCESS, _PROG_UNAVAIL, _PROG_MISMATCH, _PROC_UNAVAIL, _GARBAGE, _SYSTEM_ERR = range(6)
 _RPC_VERSION, _MOST_AUTH_BYTES = 2, 400
 _WORKERS, _MOST_AT_WORK, _MOST_CONNECTIONS, _MOST_FRAGMENTS = 8, 64, 32, 256
+_PAUSE_S = 0.2
 _HEAD = struct.Struct(">IIIIII")
 
 Procedure = Callable[[Reader], list[bytes]]
@@ -53,12 +56,22 @@ class Server:
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                return
-            if self._room.acquire(blocking=False):
-                Thread(target=self._converse, args=(sock,), daemon=True).start()
-            else:  # a guest's kernel needs a few
+            except OSError as error:
+                if error.errno in (errno.EBADF, errno.EINVAL):
+                    return
+                log.error("no connection can be taken: %s", error)  # for want of descriptors
+                sleep(_PAUSE_S)
+                continue
+            if not self._room.acquire(blocking=False):  # a guest's kernel needs a few
                 sock.close()
+                continue
+            try:
+                Thread(target=self._converse, args=(sock,), daemon=True).start()
+            except RuntimeError as error:  # the owner has as many as a user may have
+                log.error("a connection is refused: %s", error)
+                self._room.release()
+                sock.close()
+                sleep(_PAUSE_S)
 
     def _converse(self, sock: socket.socket) -> None:
         with sock:
