@@ -141,7 +141,7 @@ class Changes:
             with self._tree.opened(node, to_write=True) as descriptor:
                 os.ftruncate(descriptor, wanted.size)
         if wanted.mode is not None and not stat.S_ISLNK(found.st_mode):
-            os.chmod(path, wanted.mode & ~_no_privileges(found))
+            _set_mode(path, wanted.mode, found)
         if wanted.atime_ns is not None or wanted.mtime_ns is not None:
             atime_ns = found.st_atime_ns if wanted.atime_ns is None else wanted.atime_ns
             mtime_ns = found.st_mtime_ns if wanted.mtime_ns is None else wanted.mtime_ns
@@ -275,6 +275,17 @@ class Changes:
         return [u32(status), shown, wcc]
 
 
-def _no_privileges(found: os.stat_result) -> int:
-    """A program that runs with its owner's rights would have them on the host, too."""
-    return 0 if stat.S_ISDIR(found.st_mode) else stat.S_ISUID | stat.S_ISGID
+def _set_mode(path: bytes, mode: int, found: os.stat_result) -> None:
+    """Without the bits by which a program has its owner's rights: it would on the host, too. A
+    folder gets them as what is open is one, whatever was put into its place meanwhile."""
+    plain = mode & ~(stat.S_ISUID | stat.S_ISGID)
+    if mode != plain and stat.S_ISDIR(found.st_mode):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(PermissionError):  # its owner may not read it
+            descriptor = os.open(path, flags)
+            try:
+                os.fchmod(descriptor, mode)
+            finally:
+                os.close(descriptor)
+            return
+    os.chmod(path, plain)
