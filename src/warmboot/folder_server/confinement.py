@@ -80,7 +80,7 @@ def _in_own_root(shares: Iterable[Share], identity: Identity, place: Path) -> di
     for share, descriptor in opened.items():
         target = place / share.id
         target.mkdir(mode=0o755)
-        flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if share.read_only else 0)
+        flags = _flags(share, descriptor)
         try:
             # By descriptor: it is what was opened, whatever the name means by now.
             _mount(f"/proc/self/fd/{descriptor}", str(target), None, _MS_BIND)
@@ -93,6 +93,13 @@ def _in_own_root(shares: Iterable[Share], identity: Identity, place: Path) -> di
     _check(_libc.umount2(b".", _MNT_DETACH), "umount2")
     os.chdir("/")
     return refused
+
+
+def _flags(share: Share, descriptor: int) -> int:
+    """Those of its mount, which take the place of all that the host's has: what is read-only there
+    stays so."""
+    read_only = share.read_only or os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
+    return _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
 
 
 def _opened_as(identity: Identity, path: str) -> int:
