@@ -29,6 +29,7 @@ from warmboot.host.network.config import FOLDERS_PORT, Slot
 from warmboot.host.vm.leftovers import users_of
 from warmboot.model.errors import HostError, VmGone
 from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.system.concurrency import finish
 from warmboot.system.in_namespace import in_thread
 from warmboot.system.procfs import open_process
 
@@ -66,8 +67,13 @@ async def start(serving: Serving) -> int:
         vmm = open_process(serving.vmm_pid, serving.vmm_start_time_ticks)
         if vmm is None:
             raise VmGone("the VM has ended, to which folders were to be served")
+        starting = asyncio.ensure_future(asyncio.to_thread(start_at, serving, listener, vmm))
         try:
-            return await asyncio.to_thread(start_at, serving, listener, vmm)
+            return await finish(starting)
+        except asyncio.CancelledError:
+            if not starting.cancelled() and starting.exception() is None:
+                await finish(asyncio.to_thread(_end, starting.result()))
+            raise
         finally:
             os.close(vmm)
 
@@ -85,6 +91,8 @@ def end_all(folder: Path) -> None:
             if MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 select.select([pidfd], [], [], _END_TIMEOUT_S)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         os.close(pidfd)
 
 
@@ -120,16 +128,22 @@ def start_at(serving: Serving, listener: socket.socket, vmm: int) -> int:
             told = -1
             _check(serving, _answer(answers))
         except BaseException:  # interrupted, too; raised again
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(pidfd)
+            _end(pidfd)
             raise
         return pidfd
     finally:
         os.close(answers)
         if told >= 0:
             os.close(told)
+
+
+def _end(pidfd: int) -> None:
+    """Of a child of ours. Blocks."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    os.close(pidfd)
 
 
 def _spawn(folder: Path, stdin: int, stdout: int, listener: int, vmm: int) -> int:
