@@ -16,6 +16,8 @@ async def test_what_cannot_be_given_is_refused_in_words(place: Lab, tmp_path: Pa
     file = tmp_path / "file"
     file.touch()
     (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in2").mkdir()
     (tmp_path / "kernel").symlink_to("/proc/self")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     async with place.manager() as m:
@@ -28,9 +30,16 @@ async def test_what_cannot_be_given_is_refused_in_words(place: Lab, tmp_path: Pa
             (["/proc"], "never given"),
             ([str(tmp_path / "kernel")], "never given"),
             ([str(tmp_path), str(tmp_path / "link")], "given twice"),
+            ([str(tmp_path), f"{tmp_path}/in:ro"], "cannot be read-only"),
+            ([f"{tmp_path}/in:ro", f"{tmp_path}/link"], "cannot be read-only"),
             ([str(tmp_path)], "no network"),  # simulated VMs have none
+            ([f"{tmp_path}:ro", f"{tmp_path}/in"], "no network"),
+            ([f"{tmp_path}:ro", f"{tmp_path}/in:ro"], "no network"),
+            ([f"{tmp_path}/in", f"{tmp_path}/in2:ro"], "no network"),
         ):
-            folders = tuple(HostFolder(path) for path in paths)
+            folders = tuple(
+                HostFolder(path.removesuffix(":ro"), path.endswith(":ro")) for path in paths
+            )
             with pytest.raises(InvalidRequest, match=why):
                 await create(m, folders=folders)
         assert not await engines_of(m).list()

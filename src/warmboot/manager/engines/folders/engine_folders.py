@@ -54,6 +54,7 @@ class EngineFolders:
                     resolution="give it once, with :ro if it is to be read only",
                 )
             by_path[folder.path] = folder
+        _check_nested(asked)
         for folder in folders_at(moment):
             if not by_path.setdefault(folder.path, folder).read_only:
                 raise InvalidRequest(
@@ -116,6 +117,22 @@ def folders_at(moment: RuntimeSnapshot | None) -> Sequence[HostFolder]:
     """What it had. Read-only: what goes on in it is older than what is in the folders by now."""
     paths = () if moment is None else moment.metadata.get(FOLDERS) or ()
     return [HostFolder(str(path), read_only=True) for path in paths]
+
+
+def _check_nested(folders: Sequence[HostFolder]) -> None:
+    """``InvalidRequest`` for one that would be read-only by its own name alone."""
+    for inner in folders:
+        for outer in folders:
+            if (
+                inner.read_only
+                and not outer.read_only
+                and PurePosixPath(inner.path).is_relative_to(outer.path)
+            ):
+                raise InvalidRequest(
+                    f"the folder {inner.path} cannot be read-only",
+                    details=f"it is in {outer.path}, which is given to be written to",
+                    resolution=f"give {outer.path}:ro, or only folders that are not in each other",
+                )
 
 
 def _found(folder: HostFolder) -> HostFolder:
