@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,15 @@ async def test_what_cannot_be_given_is_refused_in_words(place: Lab, tmp_path: Pa
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "in2").mkdir()
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    (tmp_path / "no text").symlink_to(os.fsdecode(b"\xff"))
     (tmp_path / "kernel").symlink_to("/proc/self")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     async with place.manager() as m:
         for paths, why in (
             (["/nonexistent"], "cannot be given to an engine"),
             ([str(tmp_path / "loop")], "cannot be given to an engine"),
+            ([str(tmp_path / "no text")], "cannot be given to an engine"),
             (["/" + "x" * 300], "cannot be given to an engine"),
             ([str(file)], "is no folder"),
             (["/"], "never given"),

@@ -140,6 +140,7 @@ def _found(folder: HostFolder) -> HostFolder:
     try:
         path = str(Path(folder.path).resolve())
         found = Path(path).stat()
+        path.encode()  # as the guest is told of it, and the database
     except (OSError, RuntimeError, ValueError) as error:  # the second for links that go in circles
         why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
         raise InvalidRequest(
