@@ -35,6 +35,7 @@ from warmboot.system.procfs import open_process
 
 MODULE = "warmboot.folder_server"
 LOG = "folders.log"
+PORT = FOLDERS_PORT
 START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 10.0
 _LISTENER_FD, _VMM_FD = 3, 4
@@ -102,7 +103,7 @@ def _listener(slot: Slot) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, slot.tap.encode())
-        listener.bind((slot.gateway_ip, FOLDERS_PORT))
+        listener.bind((slot.gateway_ip, PORT))
         listener.listen(_BACKLOG)
     except OSError:
         listener.close()

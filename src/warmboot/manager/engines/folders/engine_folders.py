@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.folders.folder_server import Serving
+from warmboot.host.folders.folder_server import PORT, Serving
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import GuestError, HostError, InvalidRequest, NotSupported, WarmbootError
 from warmboot.model.runtime_snapshot import FOLDERS, RuntimeSnapshot
@@ -62,6 +62,12 @@ class EngineFolders:
                     details="programs that were frozen would write there what is old by now",
                     resolution=f"leave it out, or give it as {folder.path}:ro",
                 )
+        if by_path and PORT in spec.host_ports:
+            raise InvalidRequest(
+                f"the port {PORT} of the host cannot be given together with folders",
+                details="it is where the engine finds them",
+                resolution="have the host's program listen at another port",
+            )
         if by_path and self._host.vms.engine_network is None:
             raise InvalidRequest(
                 "this hypervisor has no network, through which folders could be given",
