@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
-from warmboot.folder_server import rpc
+from warmboot.folder_server import listing, rpc
+from warmboot.folder_server.listing import Listings
 from warmboot.folder_server.rpc import Program, Server
+from warmboot.folder_server.tree import Tree
 from warmboot.folder_server.xdr import Reader
 
 PROGRAM, SLOW = 100003, 7
@@ -100,3 +104,22 @@ def test_a_server_that_cannot_have_a_thread_takes_connections_later(
         monkeypatch.setattr(threading.Thread, "start", started)
         assert not is_answered(address)
         assert is_answered(address)
+
+
+def test_lists_of_large_folders_are_not_kept_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_MOST_ENTRIES_KEPT", 25)
+    tree = Tree({"00" * 8: str(tmp_path)})
+    root, listings = tree.root("00" * 8), Listings(tree)
+    assert root is not None
+    for number, names in enumerate((10, 15, 10, 40)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in range(names):
+            (folder / str(name)).touch()
+        node = tree.child(root, folder.name.encode(), folder.lstat())
+        told = b"".join(listings.names(node, os.lstat(node.path), 0, 1 << 20))
+        assert all(str(name).encode() in told for name in range(names))
+        kept = [len(entries) for _, entries in listings._kept.values()]
+        assert kept == [[10], [10, 15], [15, 10], [40]][number]

@@ -8,12 +8,13 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from threading import Lock
 
 from warmboot.folder_server.attributes import TOOSMALL, Refused
 from warmboot.folder_server.tree import Node, Tree
 from warmboot.folder_server.xdr import opaque, u32, u64
 
-_MOST_KEPT = 8
+_MOST_KEPT, _MOST_ENTRIES_KEPT = 8, 500_000
 _DOT, _DOT_DOT, _FIRST = 1, 2, 3
 _FRAME_BYTES = 200
 """What stands around the entries, in an answer: with room."""
@@ -22,10 +23,12 @@ Described = Callable[[Node, os.stat_result], bytes]
 
 
 class Listings:
-    """Folders that are being listed are kept for as long as they are not changed."""
+    """Folders that are being listed are kept for as long as they are not changed: some, and a large
+    one alone. They are listed one after the other, as a guest could have many that are large."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._one_by_one = Lock()
         self._kept: OrderedDict[Node, tuple[int, list[tuple[int, bytes, int]]]] = OrderedDict()
 
     def names(self, node: Node, found: os.stat_result, cookie: int, most: int) -> list[bytes]:
@@ -34,7 +37,8 @@ class Listings:
         def shown(at: int, name: bytes, inode: int) -> bytes:
             return u32(1) + u64(inode) + opaque(name) + u64(at)
 
-        return _piece((shown(*one) for one in self._after(node, found, cookie)), most)
+        with self._one_by_one:
+            return _piece((shown(*one) for one in self._after(node, found, cookie)), most)
 
     def described(
         self, node: Node, found: os.stat_result, cookie: int, most: int, described: Described
@@ -54,7 +58,8 @@ class Listings:
             told = u32(1) + described(one, state) + u32(1) + opaque(one.handle)
             return u32(1) + u64(one.fileid) + opaque(name) + u64(at) + told
 
-        return _piece((shown(*one) for one in self._after(node, found, cookie)), most)
+        with self._one_by_one:
+            return _piece((shown(*one) for one in self._after(node, found, cookie)), most)
 
     def _after(
         self, node: Node, found: os.stat_result, cookie: int
@@ -73,12 +78,16 @@ class Listings:
         kept = self._kept.get(node)
         if not anew and kept is not None and kept[0] == found.st_mtime_ns:
             return kept[1]
+        self._kept.pop(node, None)
         with os.scandir(node.path) as scanned:
             entries = sorted((_cookie(one.name), one.name, one.inode()) for one in scanned)
         self._kept[node] = found.st_mtime_ns, entries
-        while len(self._kept) > _MOST_KEPT:
+        while len(self._kept) > _MOST_KEPT or (len(self._kept) > 1 and self._too_many()):
             self._kept.popitem(last=False)
         return entries
+
+    def _too_many(self) -> bool:
+        return sum(len(entries) for _, entries in self._kept.values()) > _MOST_ENTRIES_KEPT
 
 
 def _cookie(name: bytes) -> int:
