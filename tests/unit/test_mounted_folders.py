@@ -3,7 +3,10 @@ there, whatever it is called; nothing else does."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,22 @@ async def test_what_is_below_a_given_folder_is_mounted_from_there(
     assert status == 200
     assert sent["Binds"] == [f"{there}:/src:ro", "volume:/data"]
     assert sent["Mounts"] == [{**mounts[0], "Source": there}]
+
+
+async def test_nobody_waits_for_a_file_system_of_anothers_that_does_not_answer(
+    given: HostFolder,
+) -> None:
+    """Which takes every thread that there is for such work."""
+    answers = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.submit(answers.wait)
+        try:
+            async with asyncio.timeout(60):
+                status, _, _ = await asked(given, Binds=[f"{given.path}:/src"])
+        finally:
+            answers.set()
+    assert status == 200
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import h11
 
@@ -55,6 +55,7 @@ from warmboot.engine_socket.port_keeper import PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.system.concurrency import in_own_thread
 
 
 class Engine(Protocol):
@@ -246,7 +247,7 @@ class Conversation:
         if (found := configuration(body)) is None:
             return await self._pass(request, connections, body)  # dockerd says what is wrong
         given, replaced = found
-        config = await asyncio.to_thread(checked, given, self._engine.folders, *self._engine.names)
+        config = await self._with_folders(given)
         if replaced or config is not given:
             body = json.dumps(config).encode()
         filled = await ports.before_create(connections, config)
@@ -265,6 +266,13 @@ class Conversation:
         finally:
             if not decided:
                 await ports.after_create(reservation, 0, b"")
+
+    async def _with_folders(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        folders, names = self._engine.folders, self._engine.names
+        if not folders:
+            return checked(config, folders, *names)
+        # A link may lead to a file system that does not answer: nobody else's request waits then.
+        return await in_own_thread(lambda: checked(config, folders, *names), "folders")
 
     async def _start(
         self, request: h11.Request, connections: GuestConnections, reference: str
