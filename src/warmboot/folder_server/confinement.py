@@ -62,6 +62,8 @@ def confine(shares: Iterable[Share], identity: Identity, place: Path) -> dict[st
     if identity.uid == 0:
         _drop_capabilities()
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    # Its owner's other processes do not look into it, nor get into the VM's network by it.
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
     os.umask(0)
     return refused
 
