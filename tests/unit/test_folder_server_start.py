@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
-from warmboot.host.folders import folder_server
+from warmboot.host.folders import folder_server, folder_servers
 from warmboot.host.folders.folder_server import Serving
+from warmboot.host.folders.folder_servers import FolderServers
 from warmboot.host.network.config import NetworkConfig
+from warmboot.model.errors import HostError
+from warmboot.system.procfs import start_ticks
 
 
 async def test_a_start_that_is_cancelled_leaves_no_process(
@@ -55,3 +58,30 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
 
 def reap(pidfd: int) -> None:
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+
+async def test_an_adopted_vm_whose_folders_cannot_be_served_gets_them_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is missing while a manager starts, which is no reason to wait for the next."""
+    serves, tried = asyncio.Event(), 0
+
+    async def start(_: Serving) -> int:
+        nonlocal tried
+        tried += 1
+        if tried < 4:
+            raise HostError("the folder /srv cannot be given to an engine of uid 1000")
+        serves.set()
+        return os.pidfd_open(os.getpid())
+
+    monkeypatch.setattr(folder_server, "start", start)
+    monkeypatch.setattr(folder_servers, "FIRST_PAUSE_S", 0.001)
+    slot = replace(NetworkConfig(tmp_path).slot(1), namespace=Path("/proc/self/ns/net"))
+    us = os.getpid(), start_ticks(os.getpid())
+    servers = FolderServers()
+    with pytest.raises(HostError):
+        await servers.serve_again("vm", Serving(tmp_path, slot, *us, 0, ()))
+    async with asyncio.timeout(60):
+        await serves.wait()
+    await servers.let_go()
+    assert tried == 4

@@ -35,7 +35,20 @@ class FolderServers:
     async def serve(self, vm_id: str, serving: Serving) -> None:
         """Return when they are served. ``HostError``, ``VmGone``: see ``folder_server``."""
         await self._stop_watching(vm_id)
-        pidfd = await folder_server.start(serving)
+        self._begin(vm_id, serving, await folder_server.start(serving))
+
+    async def serve_again(self, vm_id: str, serving: Serving) -> None:
+        """The same for a VM that has mounted them, and waits: where it fails, it is tried until it
+        succeeds."""
+        try:
+            await self.serve(vm_id, serving)
+        except VmGone:
+            raise
+        except (WarmbootError, OSError):
+            self._begin(vm_id, serving, None)
+            raise
+
+    def _begin(self, vm_id: str, serving: Serving, pidfd: int | None) -> None:
         self._watched[vm_id] = task = asyncio.create_task(self._watch(vm_id, serving, pidfd))
         task.add_done_callback(lambda _: self._forget(vm_id, task))
 
@@ -51,18 +64,20 @@ class FolderServers:
         if self._watched.get(vm_id) is task:
             del self._watched[vm_id]
 
-    async def _watch(self, vm_id: str, serving: Serving, pidfd: int) -> None:
+    async def _watch(self, vm_id: str, serving: Serving, pidfd: int | None) -> None:
+        """``None``: it is to be started."""
         pauses = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
-            try:
-                await process_ended(pidfd)
-                _reap(pidfd)
-            finally:
-                os.close(pidfd)
+            if pidfd is not None:
+                try:
+                    await process_ended(pidfd)
+                    _reap(pidfd)
+                finally:
+                    os.close(pidfd)
             while True:
                 if not _is_there(serving):
                     return
-                log.error("the file server of a VM has ended, and is started anew", vm=vm_id)
+                log.error("a VM has no file server, and gets a new one", vm=vm_id)
                 await pauses.pause()
                 try:
                     pidfd = await folder_server.start(serving)

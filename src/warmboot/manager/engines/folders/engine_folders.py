@@ -101,22 +101,24 @@ class EngineFolders:
         for record in await self._store.vms.of_owner(engine.id):
             if record.id == engine.vm_id:
                 try:
-                    await self.serve(engine, record)
+                    serving = self._serving(engine, record)
+                    await self._host.folders.serve_again(record.id, serving)
                 except (WarmbootError, OSError) as error:
                     log.error(f"The folders of engine {engine.id} are not served", error=str(error))
 
     async def serve(self, engine: Engine, record: VmRecord) -> None:
         """To a VM that has mounted them; nothing where there are none."""
-        if not engine.spec.folders:
-            return
+        if engine.spec.folders:
+            await self._host.folders.serve(record.id, self._serving(engine, record))
+
+    def _serving(self, engine: Engine, record: VmRecord) -> Serving:
         vms, slot = self._host.vms, slot_of(record)
         assert slot is not None
         vmm = vms.endpoint(record.id)
-        serving = Serving(
+        return Serving(
             *(vms.root / record.id, slot, vmm.pid, vmm.start_time_ticks, engine.spec.owner_uid),
             engine.spec.folders,
         )
-        await self._host.folders.serve(record.id, serving)
 
 
 def folders_at(moment: RuntimeSnapshot | None) -> Sequence[HostFolder]:
