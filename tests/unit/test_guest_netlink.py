@@ -21,7 +21,9 @@ MAPPED = bytes(10) + b"\xff\xff"
 
 @contextlib.contextmanager
 def connected(listener: socket.socket, host: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_connection((host, listener.getsockname()[1]), timeout=60) as client:
+    """From a port that is bound, as others that only connect could have the same one, too."""
+    there = host, listener.getsockname()[1]
+    with socket.create_connection(there, timeout=60, source_address=(host, 0)) as client:
         served, _ = listener.accept()
         served.settimeout(60)
         with served:
