@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.e2e.conftest import TOOLS
 from tests.e2e.docker_engines import Engine
+from tests.support.site_processes import command_of
 
 from warmboot.host.vm.leftovers import users_of
 
@@ -31,11 +32,7 @@ async def folders_are_live(engine: Engine, folder: Path) -> None:
 
 
 def servers_of(vm: Path) -> list[int]:
-    return [pid for pid in users_of(vm) if b"folder_server" in commandline(pid)]
-
-
-def commandline(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return [pid for pid in users_of(vm) if "folder_server" in command_of(pid)]
 
 
 async def a_fork_only_reads(fork: Engine, folder: Path) -> None:
