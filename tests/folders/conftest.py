@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,6 +77,15 @@ Make = Callable[..., Site]
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """One that another user gets to: pytest's is its own user's alone, and whenever another pytest
+    begins it sees to that."""
+    with tempfile.TemporaryDirectory(prefix="wb-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Makes a site, whose server has not started."""
     sites: list[Site] = []
@@ -93,10 +103,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
         )
         return sites[-1]
 
-    # What pytest makes is its own user's alone, and another one is to get through.
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
     yield made
     for site in sites:
         site.close()
