@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -29,6 +30,7 @@ from pathlib import Path
 from warmboot.cli.entry import main
 
 _REQUEST_BYTES = 1 << 17
+_PIPE_BYTES = 1 << 16
 _READ_LATE = ("anyio._backends._asyncio", "httpcore", "rich.live", "rich.table", "typer.rich_utils")
 """What libraries read when they are first used."""
 
@@ -40,6 +42,7 @@ async def run_forked(
 
     ``stdin`` has to fit a pipe.
     """
+    assert len(stdin) <= _PIPE_BYTES, "nobody would read it while it is written"
     ours, theirs = socket.socketpair()
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -106,9 +109,8 @@ def _serve(control: socket.socket) -> list[str]:
                 _, status = os.waitpid(pid, 0)
                 del running[pidfd]
                 os.close(pidfd)
-                if asker not in readable:
+                with asker, contextlib.suppress(ConnectionError):  # its time may just be over
                     asker.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
-                asker.close()
             elif asker in readable:  # it has gone
                 os.kill(pid, signal.SIGKILL)
         if control not in readable:
