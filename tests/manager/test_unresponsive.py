@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.support.eventually import until
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
@@ -28,6 +29,11 @@ from warmboot.model.sessions import ExecSpec
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unresponsive, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(unresponsive, "LONGEST_PAUSE_S", 0.05)
+
+
+async def until_reaped(pid: int) -> None:
+    """It is nobody's child here: the kernel reaps it, right after it has told that it has ended."""
+    await until(lambda: not Path(f"/proc/{pid}").exists(), "it is no more")
 
 
 def state_of(pid: int) -> str:
@@ -115,7 +121,7 @@ async def test_who_would_have_to_ask_it_is_told_at_once(heir: Manager, pid: int)
 
 async def test_its_user_may_remove_it(heir: Manager, pid: int) -> None:
     await asyncio.wait_for(heir.containers.delete("web", force=True), 60)
-    assert not Path(f"/proc/{pid}").exists()
+    await until_reaped(pid)
     with pytest.raises(NotFound):
         await heir.containers.get("web")
 
@@ -124,7 +130,7 @@ async def test_its_user_may_stop_it(heir: Manager, pid: int) -> None:
     await asyncio.wait_for(heir.containers.stop("web", 0.1), 60)
     web = await heir.containers.get("web")
     assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
-    assert not Path(f"/proc/{pid}").exists()
+    await until_reaped(pid)
     await heir.containers.start("web")
     assert (await heir.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
 
@@ -132,7 +138,7 @@ async def test_its_user_may_stop_it(heir: Manager, pid: int) -> None:
 async def test_its_user_may_kill_it(heir: Manager, pid: int) -> None:
     await asyncio.wait_for(heir.containers.kill("web", "SIGKILL"), 60)
     assert (await heir.containers.get("web")).state is ContainerState.EXITED
-    assert not Path(f"/proc/{pid}").exists()
+    await until_reaped(pid)
 
 
 async def test_a_stop_waits_for_it_as_long_as_it_may(heir: Manager, pid: int) -> None:
@@ -337,7 +343,7 @@ async def test_its_user_may_end_one_that_is_stopped_under_its_manager(
         assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
         kinds = [event.kind for event in await watching.events_of(web.id)]
         assert "container.failed" not in kinds
-    assert not Path(f"/proc/{pid}").exists()
+    await until_reaped(pid)
     assert not [c for c in await watching.services.system.doctor() if c.name == "unsettled"]
 
 
