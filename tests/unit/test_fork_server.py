@@ -6,14 +6,17 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tests.support.simulated import booted
 
 from warmboot.host.vm.leftovers import users_of
+from warmboot.hypervisors.process import Forked
+from warmboot.hypervisors.simulated import driver
 from warmboot.hypervisors.simulated.fork_server import FORK_SERVER, ForkServer
+from warmboot.model.errors import HypervisorError
 from warmboot.model.vm import VmStatus
 
 
@@ -67,3 +70,17 @@ async def test_a_vm_whose_driver_is_killed_before_it_begins_does_not_begin(
     assert await asyncio.to_thread(os.read, ended, 1) == b""
     os.close(ended)
     assert not (tmp_path / "log").exists()
+
+
+async def test_a_vm_that_ends_before_it_has_a_log_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(arguments: Sequence[str], log: Path) -> Forked:
+        pid = os.posix_spawnp("true", ["true"], {})
+        return Forked(pid, 0, os.pidfd_open(pid))
+
+    monkeypatch.setattr(FORK_SERVER, "fork", fork)
+    monkeypatch.setattr(driver, "NEWS_GRACE_S", 0)
+    with pytest.raises(HypervisorError, match="ended at once"):
+        async with booted(tmp_path):
+            pass

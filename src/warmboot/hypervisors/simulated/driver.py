@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
+from warmboot.hypervisors.files import tail
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.simulated.config import SimulatedConfig
 from warmboot.hypervisors.simulated.fork_server import FORK_SERVER, command
@@ -178,9 +179,7 @@ async def _wait_ready(
         await asyncio.wait({news}, timeout=NEWS_GRACE_S)
     if not news.done():
         how = "ended at once" if not process.alive else f"was not up in {START_TIMEOUT_S:g} s"
-        raise HypervisorError(
-            f"the simulated VM {spec.id} {how}", details=log.read_text(errors="replace")[-2000:]
-        )
+        raise HypervisorError(f"the simulated VM {spec.id} {how}", details=tail(log))
     if "error" in news.result():
         raise RestoreFailed(
             f"VM {spec.id} could not be restored",
