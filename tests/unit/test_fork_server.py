@@ -84,3 +84,14 @@ async def test_a_vm_that_ends_before_it_has_a_log_has_ended(
     with pytest.raises(HypervisorError, match="ended at once"):
         async with booted(tmp_path):
             pass
+
+
+async def test_a_server_that_does_not_answer_is_ended_and_told(
+    tmp_path: Path, server: ForkServer
+) -> None:
+    connected = await asyncio.to_thread(server._start)
+    connected.settimeout(0.05)
+    os.kill(server._pid, signal.SIGSTOP)
+    with pytest.raises(HypervisorError, match="no process could be forked"):
+        await asyncio.to_thread(server.fork, [], tmp_path / "log")
+    assert server._pid == 0

@@ -6,6 +6,7 @@ It is started with the first VM, and ends when this process does, however that e
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -43,10 +44,9 @@ class ForkServer:
         with self._lock:
             try:
                 if self._connected is not None:
-                    return self._ask(self._connected, order)
-            except ConnectionError:  # somebody has ended it
-                self._end()
-            try:
+                    with contextlib.suppress(ConnectionError):
+                        return self._ask(self._connected, order)
+                    self._end()  # somebody has ended it
                 return self._ask(self._start(), order)
             except OSError as error:
                 self._end()
