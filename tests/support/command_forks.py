@@ -4,7 +4,8 @@
 
 A command line starts in half a second of processor time, nearly all of it spent on reading modules.
 A process that has read them (``python -m tests.support.command_forks``) forks one for each command,
-with its standard streams, environment and words. What runs there is ``warmboot``'s own ``main``.
+with its standard streams, environment and words, in the network namespace of who wants it run. What
+runs there is ``warmboot``'s own ``main``.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from functools import cache
 from pathlib import Path
 
 from warmboot.cli.entry import main
+from warmboot.system.in_namespace import enter
 
 _REQUEST_BYTES = 1 << 17
 _PIPE_BYTES = 1 << 16
+_NETWORK = Path("/proc/thread-self/ns/net")
 _READ_LATE = ("anyio._backends._asyncio", "httpcore", "rich.live", "rich.table", "typer.rich_utils")
 """What libraries read when they are first used."""
 
@@ -50,8 +53,9 @@ async def run_forked(
             with os.fdopen(writer, "wb") as given:
                 given.write(stdin)
             request = json.dumps([list(words), dict(environment)]).encode()
-            fds = [reader, out.fileno(), err.fileno(), theirs.fileno()]
-            socket.send_fds(_forking(), [request], fds)
+            with os.fdopen(os.open(_NETWORK, os.O_RDONLY)) as network:
+                fds = [reader, *(one.fileno() for one in (out, err, theirs, network))]
+                socket.send_fds(_forking(), [request], fds)
         told, connection = await asyncio.open_unix_connection(sock=ours)
         try:
             async with asyncio.timeout(timeout_s):
@@ -115,15 +119,18 @@ def _serve(control: socket.socket) -> list[str]:
                 os.kill(pid, signal.SIGKILL)
         if control not in readable:
             continue
-        request, fds, *_ = socket.recv_fds(control, _REQUEST_BYTES, 4)
+        request, fds, *_ = socket.recv_fds(control, _REQUEST_BYTES, 5)
         if not request:
             for pid, _ in running.values():
                 os.kill(pid, signal.SIGKILL)
             sys.exit()
-        *streams, answer = fds
+        *streams, answer, network = fds
         asker = socket.socket(fileno=answer)
         pid = os.fork()
         if pid == 0:
+            # A test may have moved there.
+            if not os.path.sameopenfile(network, os.open(_NETWORK, os.O_RDONLY)):
+                enter(Path(f"/proc/self/fd/{network}"))
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
             for held in (control, asker, *(one for _, one in running.values())):
@@ -133,8 +140,8 @@ def _serve(control: socket.socket) -> list[str]:
             os.environ.clear()
             os.environ.update(environment)
             return list(words)
-        for stream in streams:
-            os.close(stream)
+        for passed_on in (*streams, network):
+            os.close(passed_on)
         running[os.pidfd_open(pid)] = (pid, asker)
 
 
