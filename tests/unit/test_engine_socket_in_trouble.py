@@ -5,12 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.engine_sockets import (
@@ -25,7 +20,7 @@ from tests.support.eventually import until
 
 from warmboot.engine_socket import conversation, served_engine
 from warmboot.engine_socket.docker_form import last_words
-from warmboot.engine_socket.listeners import connected, socket_file
+from warmboot.engine_socket.listeners import connected
 
 
 @pytest.mark.parametrize(
@@ -323,97 +318,3 @@ async def test_five_hundred_talk_at_once_beside_five_hundred_that_say_nothing() 
         assert set(await asyncio.gather(*(ask() for _ in range(500)))) == {200}
         for one in silent:
             one.close()
-
-
-async def test_the_way_to_a_socket_is_open_whatever_the_umask_is(tmp_path: Path) -> None:
-    old = os.umask(0o177)
-    try:
-        path = tmp_path / "engines" / "ci.sock"
-        socket_file.listen_at(path, os.geteuid(), os.getegid())[0].close()
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
-
-
-async def test_the_socket_is_its_owners() -> None:
-    async with serving() as it:
-        found = it.path.stat()
-        assert stat.S_IMODE(found.st_mode) == 0o660
-        assert found.st_uid == os.geteuid()
-
-
-@pytest.mark.root
-async def test_an_engine_is_its_owners_and_no_other_users() -> None:
-    owner, other = 64_001, 64_002
-    async with serving() as it:
-        for folder in (it.path.parent, it.path.parent.parent):
-            folder.chmod(0o755)
-        await it.front.set(replace(it.engine, uid=owner))
-        assert await _connects_as(owner, it.path) == "it does"
-        assert await _connects_as(other, it.path) == "PermissionError"
-
-
-async def _connects_as(uid: int, path: Path) -> str:
-    connect = (
-        "import os, socket, sys\n"
-        "os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n"
-        "try: socket.socket(socket.AF_UNIX).connect(sys.argv[2]); print('it does', end='')\n"
-        "except OSError as error: print(type(error).__name__, end='')\n"
-    )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", "-c", connect, str(uid), str(path)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    return (await process.communicate())[0].decode()
-
-
-async def test_all_who_ask_a_parked_engine_have_it_woken_once_and_are_answered() -> None:
-    asked: list[Mapping[str, Any]] = []
-    go_on = asyncio.Event()
-    refused = {"refused": "not enough memory: 512 MiB are free"}
-
-    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
-        assert call == "wake-engine"
-        asked.append(given)
-        await go_on.wait()
-        if len(asked) == 1:
-            return refused
-        await it.front.set(replace(it.engine, guest=it.guest.endpoint, reason="", wakes=False))
-        return {"engine": given["engine"]}
-
-    async with serving(manager=manager) as it:
-        await it.front.set(replace(it.engine, guest=None, reason="it is parked", wakes=True))
-        assert not it.front.asleep
-        clients = [await it.connect() for _ in range(20)]
-        for client in clients:
-            await client.send(PING)
-        await until(lambda: bool(asked))
-        clients[0].close()  # it does not wait any more, the others do
-        go_on.set()
-        for client in clients[1:]:
-            status, body = await client.answer()
-            assert (status, json.loads(body)["message"]) == (503, refused["refused"])
-        clients = [await it.connect() for _ in range(20)]
-        for client in clients:
-            await client.send(PING)
-        for client in clients:
-            assert (await client.answer())[0] == 200
-        assert asked == [{"engine": "1"}] * 2
-
-
-async def test_who_asks_while_an_engine_is_being_parked_is_not_cut_off_with_its_vm() -> None:
-    parked = asyncio.Event()
-
-    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
-        await parked.wait()
-        await it.front.set(replace(it.engine, guest=it.guest.endpoint, reason="", wakes=False))
-        return {"engine": given["engine"]}
-
-    async with serving(manager=manager) as it:
-        await it.front.set(replace(it.engine, wakes=True))  # its VM stands still
-        client = await it.connect()
-        await client.send(PING)
-        await it.front.set(replace(it.engine, guest=None, reason="it is parked"))
-        parked.set()
-        assert (await client.answer())[0] == 200

@@ -1,0 +1,63 @@
+"""The socket of a parked engine: whoever asks has it woken, over a fake guest and manager."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tests.support.engine_sockets import PING, serving
+from tests.support.eventually import until
+
+
+async def test_all_who_ask_a_parked_engine_have_it_woken_once_and_are_answered() -> None:
+    asked: list[Mapping[str, Any]] = []
+    go_on = asyncio.Event()
+    refused = {"refused": "not enough memory: 512 MiB are free"}
+
+    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+        assert call == "wake-engine"
+        asked.append(given)
+        await go_on.wait()
+        if len(asked) == 1:
+            return refused
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint, reason="", wakes=False))
+        return {"engine": given["engine"]}
+
+    async with serving(manager=manager) as it:
+        await it.front.set(replace(it.engine, guest=None, reason="it is parked", wakes=True))
+        assert not it.front.asleep
+        clients = [await it.connect() for _ in range(20)]
+        for client in clients:
+            await client.send(PING)
+        await until(lambda: bool(asked))
+        clients[0].close()  # it does not wait any more, the others do
+        go_on.set()
+        for client in clients[1:]:
+            status, body = await client.answer()
+            assert (status, json.loads(body)["message"]) == (503, refused["refused"])
+        clients = [await it.connect() for _ in range(20)]
+        for client in clients:
+            await client.send(PING)
+        for client in clients:
+            assert (await client.answer())[0] == 200
+        assert asked == [{"engine": "1"}] * 2
+
+
+async def test_who_asks_while_an_engine_is_being_parked_is_not_cut_off_with_its_vm() -> None:
+    parked = asyncio.Event()
+
+    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+        await parked.wait()
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint, reason="", wakes=False))
+        return {"engine": given["engine"]}
+
+    async with serving(manager=manager) as it:
+        await it.front.set(replace(it.engine, wakes=True))  # its VM stands still
+        client = await it.connect()
+        await client.send(PING)
+        await it.front.set(replace(it.engine, guest=None, reason="it is parked"))
+        parked.set()
+        assert (await client.answer())[0] == 200
