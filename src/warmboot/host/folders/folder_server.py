@@ -22,6 +22,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from warmboot.model.errors import HostError, VmGone
 from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.system.concurrency import finish
 from warmboot.system.in_namespace import in_thread
+from warmboot.system.on_failure import on_failure
 from warmboot.system.procfs import open_process
 
 MODULE = "warmboot.folder_server"
@@ -122,15 +124,12 @@ def start_at(serving: Serving, listener: socket.socket, vmm: int) -> int:
             os.close(said_to_it)
             os.close(said_by_it)
         pidfd = os.pidfd_open(pid)
-        try:
+        with on_failure(partial(_end, pidfd)):
             with contextlib.suppress(BrokenPipeError), open(told, "wb", closefd=False) as pipe:
                 pipe.write(json.dumps(_as_message(serving)).encode())
             os.close(told)
             told = -1
             _check(serving, _answer(answers))
-        except BaseException:  # interrupted, too; raised again
-            _end(pidfd)
-            raise
         return pidfd
     finally:
         os.close(answers)

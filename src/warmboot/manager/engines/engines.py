@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -145,9 +145,7 @@ class Engines:
         return await self._host.certificates.read(str(engine.id))
 
     async def renew_certificates(self, ref: str) -> None:
-        engine = await self.get(ref)
-        async with self._locks.hold(engine.id):  # a removal after it takes them away
-            engine = await self._store.engines.get(engine.id)
+        async with self._held(ref) as engine:  # a removal after it takes them away
             if engine.state is EngineState.DELETING:
                 raise NotFound(f"the engine {engine.name} is being removed")
             made = await self._tcp.renew(engine)
@@ -161,9 +159,7 @@ class Engines:
 
     async def log_in(self, ref: str, logins: Sequence[RegistryLogin]) -> None:
         check_size(logins)
-        engine = await self.get(ref)
-        async with self._locks.hold(engine.id):  # a removal after it takes them away
-            engine = await self._store.engines.get(engine.id)
+        async with self._held(ref) as engine:  # a removal after it takes them away
             if engine.state is EngineState.DELETING:
                 raise NotFound(f"the engine {engine.name} is being removed")
             await self._sockets.log_in(engine, logins)
@@ -234,9 +230,7 @@ class Engines:
     async def start(self, ref: str) -> None:
         """Boot one that is stopped or has failed, on its disk; wake one that is parked. One that
         runs is left alone."""
-        engine = await self.get(ref)
-        async with self._locks.hold(engine.id):
-            engine = await self._store.engines.get(engine.id)
+        async with self._held(ref) as engine:
             if engine.state is EngineState.PARKED:
                 await self._locks.refuse_removed(engine, self.parks.wake(engine))
                 return
@@ -289,36 +283,38 @@ class Engines:
         self._watch.remove_ended(engine.id)
 
     async def pause(self, ref: str) -> None:
-        engine = await self.get(ref)
-        await self._just_booted(engine.id)
-        async with self._locks.hold(engine.id):
-            engine = await self._store.engines.get(engine.id)
-            if engine.state is EngineState.RUNNING:
-                check_handed_over(engine)
+        async with self._running((await self.get(ref)).id) as engine:
             await self._locks.refuse_removed(engine, self._pauses.pause(engine))
             await self._show(engine.id)
 
     async def unpause(self, ref: str) -> None:
-        engine = await self.get(ref)
-        async with self._locks.hold(engine.id):
-            engine = await self._store.engines.get(engine.id)
+        async with self._held(ref) as engine:
             await self._locks.refuse_removed(engine, self._pauses.unpause(engine))
             await self._show(engine.id)
 
     async def park(self, ref: str) -> None:
-        engine = await self.get(ref)
-        await self._just_booted(engine.id)
-        async with self._locks.hold(engine.id):
-            engine = await self._store.engines.get(engine.id)
-            if engine.state is EngineState.RUNNING:
-                check_handed_over(engine)
+        async with self._running((await self.get(ref)).id) as engine:
             await self._locks.refuse_removed(engine, self.parks.park(engine))
 
     async def wake(self, ref: str) -> None:
+        async with self._held(ref) as engine:
+            await self._locks.refuse_removed(engine, self.parks.wake(engine))
+
+    @contextlib.asynccontextmanager
+    async def _held(self, ref: str) -> AsyncIterator[Engine]:
+        """As it is when its lock is ours."""
         engine = await self.get(ref)
         async with self._locks.hold(engine.id):
-            engine = await self._store.engines.get(engine.id)
-            await self._locks.refuse_removed(engine, self.parks.wake(engine))
+            yield await self._store.engines.get(engine.id)
+
+    @contextlib.asynccontextmanager
+    async def _running(self, engine_id: UUID) -> AsyncIterator[Engine]:
+        """The same of one whose VM is to stand still: one that runs has been handed over."""
+        await self._just_booted(engine_id)
+        async with self._held(str(engine_id)) as engine:
+            if engine.state is EngineState.RUNNING:
+                check_handed_over(engine)
+            yield engine
 
     async def _show(self, engine_id: UUID) -> None:
         await self._sockets.show_if_possible(await self._store.engines.get(engine_id))
@@ -333,11 +329,7 @@ class Engines:
 
     async def freeze(self, engine_id: UUID, snapshot_id: UUID, name: str | None) -> None:
         """Make a snapshot of a running engine; without a name it is nobody's but the caller's."""
-        await self._just_booted(engine_id)
-        async with self._locks.hold(engine_id):
-            engine = await self._store.engines.get(engine_id)
-            if engine.state is EngineState.RUNNING:
-                check_handed_over(engine)
+        async with self._running(engine_id) as engine:
 
             async def note() -> Mapping[str, Any]:
                 return noted_of(await self._store.engines.get(engine_id))
