@@ -26,6 +26,8 @@ from warmboot.model.tenants.container_options import Health
 UNBOOTED: dict[str, Any] = {**boot_tenant.UNBOOTED, "ports": (), "health": None}
 """What is known of a container's boot before it: nothing."""
 
+_NOT_YET = (ContainerState.CREATED, ContainerState.CREATING, ContainerState.WAKING)
+
 
 def has_reached(container: Container, until: Until) -> bool:
     """Whether the container has reached the awaited state, or never will."""
@@ -34,7 +36,7 @@ def has_reached(container: Container, until: Until) -> bool:
     if until is Until.BOOTED:
         return container.boot_method is not None
     if until is Until.RUNNING:
-        return container.state not in (ContainerState.CREATED, ContainerState.CREATING)
+        return container.state not in _NOT_YET
     ended = container.state is ContainerState.EXITED
     if until is Until.HEALTHY:  # without a check it never will be
         return ended or container.health in (Health.HEALTHY, Health.NONE)
