@@ -60,6 +60,7 @@ async def test_a_parked_container_has_no_vm_and_goes_on_where_it_was(place: Lab)
         with pytest.raises(Conflict, match="already taken") as taken:
             await m.run("other", ports=(PortMapping(80, port.host_port),))
         assert "the container web has it" in taken.value.details
+        assert taken.value.resolution.endswith("`warmboot wake web && warmboot stop web`")
         await refused(m.containers.park("web"), "web is parked, wake it first")
         await refused(m.containers.pause("web"), "web is parked, wake it first")
         await refused(m.containers.stop("web"), "web is parked, wake it first")

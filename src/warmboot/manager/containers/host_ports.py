@@ -9,7 +9,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
-from warmboot.model.container import LIVING, ContainerSpec, PortMapping
+from warmboot.model.container import LIVING, Container, ContainerSpec, ContainerState, PortMapping
 from warmboot.model.errors import Conflict, NotSupported
 from warmboot.store import Store
 
@@ -82,5 +82,12 @@ class HostPorts:
                         f"port {wanted.host_end} is already taken on this host",
                         details=f"the container {other.name} has it",
                         resolution="publish on another host port, or on 0 for any free one; or "
-                        f"stop that container first: `warmboot stop {other.name}`",
+                        f"{_freed_by(other)}",
                     )
+
+
+def _freed_by(container: Container) -> str:
+    if container.state is ContainerState.PARKED:  # which is not stopped, and keeps them
+        first, then = f"warmboot wake {container.name}", f"warmboot stop {container.name}"
+        return f"wake and stop that container first: `{first} && {then}`"
+    return f"stop that container first: `warmboot stop {container.name}`"
