@@ -33,6 +33,7 @@ class Scene:
         self.records: list[Any] = []
         self.moments: list[Any] = []
         self.deleted: list[Any] = []
+        self.stored, self.destroyed = "parking", list[Any]()
         self.collected = 0
 
     def tenants(self, _: VmKind) -> Scene:
@@ -78,12 +79,14 @@ class Scene:
     async def lead(self, *_: object) -> None:
         raise Conflict("its port is already taken on this host")
 
-    async def destroy(self, *_: Any) -> None:
-        raise HostError("its folder cannot be removed")
+    async def destroy(self, vm_id: str, _: object) -> None:
+        if self.state != "parked":
+            raise HostError("its folder cannot be removed")
+        self.destroyed.append(vm_id)
 
     async def run(self, *_: Any) -> None:
-        """Of the saga's runner, whose undo was not stored."""
-        self.state, self.fails = "parking", 2
+        """Of the saga's runner, whose undo, or whose end, was not stored."""
+        self.state, self.fails = self.stored, 2
         raise DiskFull("the disk is full")
 
     async def collect_released(self) -> None:
@@ -107,6 +110,13 @@ async def test_what_was_not_parked_runs_once_that_can_be_stored() -> None:
     with pytest.raises(DiskFull):
         await scene.parks().park(scene.found)
     assert scene.state == "running"
+
+
+async def test_what_is_stored_as_parked_is_parked_although_the_journal_does_not_know() -> None:
+    scene = Scene(ContainerState.RUNNING)
+    scene.stored, scene.records = "parked", [SimpleNamespace(id="vm-1", handle=None, slot=None)]
+    await scene.parks().park(scene.found)
+    assert (scene.state, scene.destroyed, scene.collected) == ("parked", ["vm-1"], 1)
 
 
 async def test_what_did_not_wake_is_parked_once_that_can_be_stored() -> None:

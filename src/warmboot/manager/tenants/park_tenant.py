@@ -151,8 +151,14 @@ class ParkTenant(Generic[T]):
     async def park(self, tenant: T) -> None:
         """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns."""
         watch, notes = Stopwatch(), ParkNotes(uuid4(), to_be_frozen(tenant))
-        async with on_failure(lambda: self._not_parked(tenant.id)):
-            await self._runner.run(self.saga, tenant.id, notes, tenant)
+        try:
+            async with on_failure(lambda: self._not_parked(tenant.id)):
+                await self._runner.run(self.saga, tenant.id, notes, tenant)
+        except WarmbootError as error:
+            if not await self._is_parked(tenant.id):
+                raise
+            # That was the last word: only the journal does not have it, and is read at a start.
+            log.error(f"the park of {self._kind} {tenant.id} was not journaled", why=str(error))
 
         async def end() -> None:
             await self._end_vm(tenant)
@@ -166,6 +172,13 @@ class ParkTenant(Generic[T]):
         what = f"that {self._kind} {tenant_id} runs"
         await retry_until_stored(what, lambda: self._runs_on(tenant_id, None))
         await self._show(tenant_id)
+
+    async def _is_parked(self, tenant_id: UUID) -> bool:
+        what = f"{self._kind} {tenant_id}"
+        with contextlib.suppress(NotFound):
+            found = await retry_until_stored(what, lambda: self._tenants.get(tenant_id))
+            return bool(found.state == "parked")
+        return False
 
     async def _end_vm(self, tenant: T) -> None:
         await self._parking.let_go(tenant)
