@@ -134,3 +134,22 @@ async def test_who_has_woken_an_engine_by_a_datagram_is_led_to_it(
     await publishing.let_go("ci")
     assert rules.led == {f"{OWN.host_ip} . udp . 53": f"{WOKEN.ns_ip} . 53"}
     publishing.forget_held()
+
+
+async def test_a_port_that_could_not_be_led_to_the_woken_one_is_kept_and_led_the_next_time(
+    rules: Rules,
+) -> None:
+    publishing = Publishing(CONFIG)
+    await publishing.hold("ci", [OWN], nobody, None)
+    led = dict(rules.led)
+    publishing.kept.give_to(WOKEN.index, "ci")
+    rules.fails = True
+    with pytest.raises(NetworkError):
+        await publishing.lead_own(WOKEN, OWN.host_ip, {("tcp", 80)})
+    rules.fails = False
+    assert list(publishing.kept.of("ci")) == [OWN]
+    assert rules.led == led
+    await publishing.lead_own(WOKEN, OWN.host_ip, {("tcp", 80)})
+    await publishing.let_go("ci")
+    assert rules.led == {KEY: f"{WOKEN.ns_ip} . 80"}
+    publishing.forget_held()

@@ -90,6 +90,13 @@ class KeptPorts:
                 return kept.pop(mapping)
         return None
 
+    def put_back(self, slot_index: int, mapping: PortMapping, port: HeldPort) -> None:
+        """It was not taken, after all."""
+        if (kept := self._kept.get(self._owners.get(slot_index, ""))) is None:
+            port.close()  # its owner was let go meanwhile
+        else:
+            kept[mapping] = port
+
     def let_go(self, owner: str) -> None:
         """Nobody wakes this owner any more; what was not taken is closed. Idempotent."""
         self._activation.release(owner)

@@ -191,16 +191,23 @@ class Publishing:
         host, inside = rules.publish(self._config, slot, mapping)
         kept = self.kept.take(slot.index, mapping) if self._is_engines(mapping) else None
         async with self.lock:
-            self._published.setdefault(slot.index, set()).add(mapping)
-            await nft.apply(inside, slot.namespace)
-            if kept is not None:
-                led = rules.lead(self._config, mapping, *kept.address)
-                host = f"{rules.and_deleted(led)}\n{host}"
-            await nft.apply(host)
+            with on_failure(lambda: self._still_kept(slot, mapping, kept)):
+                self._published.setdefault(slot.index, set()).add(mapping)
+                await nft.apply(inside, slot.namespace)
+                if kept is not None:
+                    led = rules.lead(self._config, mapping, *kept.address)
+                    host = f"{rules.and_deleted(led)}\n{host}"
+                await nft.apply(host)
         if kept is not None:  # to it nothing is led any more, but who has sent to it before
             self._held.setdefault(slot.index, {})[mapping] = kept
             if mapping.protocol == "udp":
                 await namespaces.in_thread(partial(_forget_strays, mapping))
+
+    def _still_kept(self, slot: Slot, mapping: PortMapping, kept: ports.HeldPort | None) -> None:
+        """It is led to us as before: whoever tries again finds it so."""
+        if kept is not None:
+            self._published[slot.index].discard(mapping)
+            self.kept.put_back(slot.index, mapping, kept)
 
     async def switch_host_port(self, slot: Slot, port: int, verb: str) -> None:
         """``add`` or ``delete`` the guest's way to a port of the host's own. Idempotent."""
