@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from warmboot.host.network.ports.publishing import Publishing
 from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import HostError, NetworkError
+from warmboot.system.concurrency import end
+from warmboot.system.on_demand import socket_activation
 
 
 async def test_a_port_that_comes_back_from_a_failed_wake_wakes_again() -> None:
@@ -42,6 +45,35 @@ async def test_a_port_that_comes_back_from_a_failed_wake_wakes_again() -> None:
             assert await reader.read() == b""
         writer.close()
     kept.let_go("web")
+    await kept.stop()
+
+
+async def test_a_stream_of_datagrams_does_not_have_a_wake_that_fails_tried_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket_activation, "WAKE_AGAIN_S", 0.2)
+    kept, failed, loop = KeptPorts(), asyncio.Queue[float](), asyncio.get_running_loop()
+
+    async def wake() -> None:
+        failed.put_nowait(loop.time())
+        raise HostError("it does not come up")
+
+    held, mapping = ports.reserve(PortMapping(53, 0, "127.0.0.1", "udp"))
+    kept.keep("names", [mapping], wake, {mapping: held})
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+
+        async def sending() -> None:
+            while True:
+                sender.sendto(b"?", (mapping.host_ip, mapping.host_port))
+                await asyncio.sleep(0.01)  # a stream, and no flood
+
+        stream = asyncio.create_task(sending())
+        async with asyncio.timeout(60):
+            at_s = [await failed.get() for _ in range(3)]
+        await end(stream)
+    assert at_s[1] - at_s[0] >= 0.2
+    assert at_s[2] - at_s[1] >= 0.4
+    kept.let_go("names")
     await kept.stop()
 
 

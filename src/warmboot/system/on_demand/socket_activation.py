@@ -21,6 +21,7 @@ import structlog
 
 from warmboot.model.errors import WarmbootError
 from warmboot.model.worker import ListenAddress
+from warmboot.system.back_off import BackOff
 from warmboot.system.concurrency import end
 from warmboot.system.on_demand.once_for_all import OnceForAll
 from warmboot.system.on_failure import on_failure
@@ -32,6 +33,9 @@ MAX_HELD = 512
 
 LISTEN_AGAIN_S = 1.0
 """After this machine could not take a connection, for want of descriptors, say."""
+
+WAKE_AGAIN_S, LONGEST_WAKE_AGAIN_S = 1.0, 60.0
+"""After a wake for a datagram has failed: senders do not learn of that, and go on."""
 
 CONNECT_TIMEOUT_S = 15.0
 CONNECT_AGAIN_S = 0.02
@@ -55,6 +59,7 @@ class _Listeners:
     sockets: dict[socket.socket, ListenAddress] = field(default_factory=dict)
     held: int = 0
     waking: OnceForAll[None] = field(default_factory=OnceForAll)
+    pauses: BackOff = field(default_factory=lambda: BackOff(WAKE_AGAIN_S, LONGEST_WAKE_AGAIN_S))
 
 
 class SocketActivation:
@@ -159,12 +164,22 @@ class SocketActivation:
             self._do(asyncio.create_task(self._wake_for_datagram(listeners)))
 
     async def _wake_for_datagram(self, listeners: _Listeners) -> None:
-        with contextlib.suppress(WarmbootError):  # it was logged
-            await self._woken(listeners)
+        try:
+            await asyncio.shield(self._begin(listeners))
+        except WarmbootError:  # it was logged
+            self._look_away(listeners)
 
-    async def _woken(self, listeners: _Listeners) -> None:
-        """``WarmbootError``."""
-        await asyncio.shield(self._begin(listeners))
+    def _look_away(self, listeners: _Listeners) -> None:
+        """From datagrams, for a while. One that comes meanwhile wakes after that."""
+        loop, pause_s = asyncio.get_running_loop(), listeners.pauses.take_s()
+        for opened in listeners.sockets:
+            if opened.type is socket.SOCK_DGRAM and self._is_listening(listeners, opened):
+                loop.remove_reader(opened)
+                loop.call_later(pause_s, self._look_again, listeners, opened)
+
+    def _look_again(self, listeners: _Listeners, opened: socket.socket) -> None:
+        if self._is_listening(listeners, opened):
+            asyncio.get_running_loop().add_reader(opened, self._datagram, listeners, opened)
 
     def _begin(self, listeners: _Listeners) -> asyncio.Task[None]:
         waking = listeners.waking.begin(lambda: _wake(listeners))
