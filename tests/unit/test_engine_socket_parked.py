@@ -11,6 +11,8 @@ from typing import Any
 from tests.support.engine_sockets import PING, serving
 from tests.support.eventually import until
 
+from warmboot.engine_socket import served_engine
+
 
 async def test_all_who_ask_a_parked_engine_have_it_woken_once_and_are_answered() -> None:
     asked: list[Mapping[str, Any]] = []
@@ -61,3 +63,59 @@ async def test_who_asks_while_an_engine_is_being_parked_is_not_cut_off_with_its_
         await it.front.set(replace(it.engine, guest=None, reason="it is parked"))
         parked.set()
         assert (await client.answer())[0] == 200
+
+
+async def test_who_has_woken_an_engine_that_is_parked_again_at_once_wakes_it_again() -> None:
+    asked = 0
+
+    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:  # the first time it is parked again before anybody has asked it anything
+            running = replace(it.engine, guest=it.guest.endpoint, reason="", wakes=False)
+            await it.front.set(running)
+        return {"engine": given["engine"]}
+
+    async with serving(manager=manager) as it:
+        await it.front.set(replace(it.engine, guest=None, reason="it is parked", wakes=True))
+        client = await it.connect()
+        await client.send(PING)
+        assert (await client.answer())[0] == 200
+        assert asked == 2
+
+
+async def test_an_engine_that_is_parked_again_and_again_is_not_woken_for_ever() -> None:
+    asked = 0
+
+    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"engine": given["engine"]}
+
+    async with serving(manager=manager) as it:
+        await it.front.set(replace(it.engine, guest=None, reason="it is parked", wakes=True))
+        client = await it.connect()
+        await client.send(PING)
+        status, body = await client.answer()
+        assert (status, json.loads(body)["message"]) == (503, "it is parked")
+        assert asked == served_engine.MOST_WAKES
+
+
+async def test_who_asks_while_a_parked_engine_is_removed_is_told() -> None:
+    asked = asyncio.Event()
+
+    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+        asked.set()
+        await asyncio.Event().wait()  # it waits for the removal, as whoever wants something of it
+        raise AssertionError
+
+    async with serving(manager=manager) as it:
+        await it.front.set(replace(it.engine, guest=None, reason="it is parked", wakes=True))
+        client = await it.connect()
+        await client.send(PING)
+        await asked.wait()
+        closing = asyncio.create_task(it.front.close())
+        status, body = await client.answer()
+        assert (status, json.loads(body)["message"]) == (503, "the engine ci was removed")
+        client.close()
+        await closing

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
@@ -29,6 +30,9 @@ from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.system.on_demand.once_for_all import OnceForAll
 from warmboot.system.procfs import open_process
+
+MOST_WAKES = 3
+"""For one request, of an engine that is parked again and again."""
 
 
 class EngineSocket:
@@ -92,15 +96,25 @@ class EngineSocket:
         return self._guest is None and self._decided.is_set() and not self.engine.wakes
 
     async def guest(self, target: bytes) -> GuestConnections:
-        if self.engine.wakes:  # a manager that was killed meanwhile has told that it is as before
-            await self._waking(lambda: woken(self._ask, engine=self.id))
-        if not self._decided.is_set() or not self._handed_over.is_set():
-            await self._until_there(target)
+        for _ in range(MOST_WAKES):
+            if self.engine.wakes:
+                await self._woken()
+            if not self._decided.is_set() or not self._handed_over.is_set():
+                await self._until_there(target)
+            if not self.engine.wakes:  # it may just have been parked again
+                break
         if self._guest is None:
             raise Refusal(503, self._lost)
         if self.engine.reason:  # its VM is there, and stands still
             raise Refusal(503, self.engine.reason)
         return self._guest
+
+    async def _woken(self) -> None:
+        waking = self._waking.begin(lambda: woken(self._ask, engine=self.id))
+        await asyncio.wait({waking})
+        if waking.cancelled():
+            raise Refusal(503, self._lost)
+        waking.result()
 
     async def _until_there(self, target: bytes) -> None:
         try:
@@ -167,6 +181,7 @@ class EngineSocket:
         await self._listener.remove()
         await self._tls.stop()
         self._lose(f"the engine {self.engine.name} was removed")
+        self.engine = replace(self.engine, guest=None, wakes=False)  # for who asks from now on
         await self._waking.close()
         await asyncio.gather(self._clients.told(), self._remote_clients.told())
         await self._clients.close()
