@@ -19,6 +19,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.network.ports.ports import HeldPort
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.vms import Vms
+from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.model.container import Container, ContainerState, PortMapping
 from warmboot.model.errors import Conflict, DiskFull, HostError, InUse, MemoryFull, SnapshotDamaged
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, RuntimeSnapshot
@@ -189,11 +190,10 @@ async def test_a_parked_engine_wakes_for_who_asks_at_its_socket(
             begun.set()
             await asyncio.Event().wait()
 
-        patched = pytest.MonkeyPatch()
-        patched.setattr(Vms, "restore", hangs)
-        asking = asyncio.create_task(running_in(engine))
-        await begun.wait()
-        patched.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(Vms, "restore", hangs)
+            asking = asyncio.create_task(running_in(engine))
+            await begun.wait()
     async with place.manager() as m:  # the manager ended while somebody waited: the next one wakes
         assert await asking == {"/db"}
         woken = await engines_of(m).get("ci")
@@ -301,14 +301,41 @@ async def test_a_removal_ends_a_parking_and_frees_all(place: Lab) -> None:
         await check(m.running)
 
 
-async def test_one_whose_program_ended_meanwhile_is_told_when_it_wakes(place: Lab) -> None:
+@pytest.mark.usefixtures("port_network")
+async def test_one_whose_program_ended_meanwhile_keeps_its_ports_and_is_told_when_it_wakes(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await prepare(place, snapshot=True)
+    seen, given_back = asyncio.Event(), list[str]()
+    freeze, give_back = Vms.freeze_in_use, WatchContainer._give_ports_back
+    look = WatchContainer._until_not_paused
+
+    async def looks(self: WatchContainer, container: Container) -> None:
+        seen.set()
+        await look(self, container)
+
+    async def gives_back(self: WatchContainer, container: Container) -> None:
+        given_back.append(container.name)
+        await give_back(self, container)
+
     async with place.manager() as m:
-        await m.run("web", "sh", "-c", "sleep 2; exit 7")
+        ran = await m.run("web", *COUNTING, ports=(PortMapping(80),))
+
+        async def ends_before(*given: Any, **options: Any) -> Any:
+            await m.host.vms.link(str(ran.vm_id)).docker.kill(str(ran.docker_id), "KILL")
+            await seen.wait()
+            assert given_back == []
+            return await freeze(*given, **options)
+
+        monkeypatch.setattr(WatchContainer, "_until_not_paused", looks)
+        monkeypatch.setattr(WatchContainer, "_give_ports_back", gives_back)
+        monkeypatch.setattr(Vms, "freeze_in_use", ends_before)
         await m.containers.park("web")
+        assert (given_back, (await m.containers.get("web")).ports) == ([], ran.ports)
         await m.containers.wake("web")
 
         async def ended() -> bool:
-            return (await m.containers.get("web")).exit_code == 7
+            return (await m.containers.get("web")).exit_code == 137
 
         await eventually(ended, timeout_s=60)
+        assert given_back == ["web"]

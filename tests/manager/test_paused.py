@@ -238,6 +238,11 @@ async def test_one_that_ends_meanwhile_has_exited(
     await prepare(place, snapshot=True)
     give_back, set_clock = WatchContainer._give_ports_back, PauseTenant.set_clock
     set_state, too_early = ContainerRepository.set_state, asyncio.Event()
+    wait = WatchContainer._until_not_paused
+
+    async def waits(watch: WatchContainer, container: Container) -> None:
+        too_early.set()
+        await wait(watch, container)
 
     async def pause_now(watch: WatchContainer, container: Container) -> None:
         """Its end was seen, and is not stored."""
@@ -255,10 +260,11 @@ async def test_one_that_ends_meanwhile_has_exited(
             too_early.set()
             raise
 
-    monkeypatch.setattr(ContainerRepository, "set_state", told)
     if ends == "just before it stands still":
+        monkeypatch.setattr(ContainerRepository, "set_state", told)
         monkeypatch.setattr(WatchContainer, "_give_ports_back", pause_now)
     else:
+        monkeypatch.setattr(WatchContainer, "_until_not_paused", waits)
         monkeypatch.setattr(PauseTenant, "set_clock", when_ended)
     async with place.manager() as m:
         # Long enough for a busy machine to pause it first, where that is what is to happen.

@@ -160,6 +160,7 @@ class WatchContainer:
         while True:
             async with self._health.watching(container):
                 state = await self._until_end(container)
+            await self._until_not_paused(container)  # one that is about to be parked keeps them
             await self._give_ports_back(container)
             refused = await self._not_executed(container, state)
             try:
