@@ -25,7 +25,7 @@ from tests.host.network_lab import (
 )
 
 from warmboot.host.network import Network, NetworkConfig, Slot, links, namespaces, own_route
-from warmboot.host.network.rules import nft
+from warmboot.host.network.rules import nft, upkeep
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import InvalidRequest, NetworkError
 
@@ -46,8 +46,10 @@ class Scene:
 
 
 @pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    """Two guests, whose port 8080 says who they are."""
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """Two guests, whose port 8080 says who they are. Nobody looks at the rules unless told of a
+    change: what a test finds to be wrong is not repaired meanwhile."""
+    monkeypatch.setattr(upkeep, "LOOK_S", 3600.0)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wbnet-")))
         await stack.enter_async_context(world())
