@@ -268,6 +268,19 @@ def test_preparing_a_snapshot_forgets_the_owner_and_cuts_everybody_off(
     guest.become()
 
 
+def test_what_cannot_be_forgotten_for_a_snapshot_is_told(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(device: str | None = None) -> None:
+        raise PermissionError("netlink: not permitted")
+
+    guest.become()
+    monkeypatch.setattr(guest.system, "forget_neighbours", refuse)
+    status, answer = guest.ask("POST", "/warmboot/v1/prepare-snapshot", token=TOKEN)
+    assert status == 500
+    assert "the neighbours were not forgotten: netlink: not permitted" in str(answer)
+
+
 @pytest.mark.parametrize("wake_docker", [True, False])
 def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
     guest: Guest, wake_docker: bool

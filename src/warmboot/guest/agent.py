@@ -311,8 +311,10 @@ class Agent:
         with self._lock:
             self._closing.add(connection.sock)
         self._hang_up_others(connection)
-        # The next network is another one, with other MAC addresses.
-        self._system.forget_neighbours()
+        try:  # the next network is another one, with other MAC addresses
+            self._system.forget_neighbours()
+        except OSError as error:
+            raise HttpError(500, f"the neighbours were not forgotten: {error}") from error
         self._system.sync()
         self._system.settle()
         with self._claim.lock:
