@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -83,6 +84,38 @@ def test_more_connections_are_reset_than_go_into_one_message() -> None:
         port = listener.getsockname()[1]
         netlink.reset_connections(lambda connection: connection.local_port == port)
         assert all(ended(served) for _, served in pairs)
+
+
+def test_a_kernel_that_cannot_end_connections_need_not_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> list[bytes]:
+        raise FileNotFoundError(errno.ENOENT, "netlink: No such file or directory")
+
+    monkeypatch.setattr(netlink._Netlink, "dump", refuse)
+    with (
+        socket.create_server(ANY, family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        connected(listener, "127.0.0.1") as (mapped, _),
+        connected(listener, "::1") as (six, _),
+    ):
+        ports = {sock.getsockname()[1] for sock in (mapped, six, listener)}
+        seen: set[TcpConnection] = set()
+
+        def looked_at(connection: TcpConnection) -> bool:
+            seen.update({connection} if connection.local_port in ports else ())
+            return False
+
+        netlink.reset_connections(looked_at)
+        one, local = socket.inet_aton("127.0.0.1"), socket.inet_pton(socket.AF_INET6, "::1")
+        port = listener.getsockname()[1]
+        assert seen == {
+            TcpConnection(mapped.getsockname()[1], one),
+            TcpConnection(six.getsockname()[1], local),
+            TcpConnection(port, MAPPED + one),
+            TcpConnection(port, local),
+        }
+        with pytest.raises(FileNotFoundError):
+            netlink.reset_connections(lambda connection: connection.local_port == port)
 
 
 def test_all_network_namespaces_of_processes_are_found_once_our_own_first() -> None:
