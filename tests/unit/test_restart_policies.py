@@ -33,6 +33,8 @@ class Engine(DockerEngine):
         self.policy: Mapping[str, Any] = NO
         self.kept: list[object] = []
         self.away = 0
+        self.late: list[Mapping[str, Any]] = []
+        """What it was asked for while it hung, and does before what it is asked for next."""
         self._store = store
 
     @override
@@ -53,6 +55,7 @@ class Engine(DockerEngine):
         (worker,) = await self._store.workers.list()
         self.kept.append(worker.restart_policy)
         self.policy = policy
+        self.late.clear()  # it was done before
 
 
 class Scene:
@@ -118,6 +121,17 @@ async def test_an_engine_that_is_away_gets_it_when_it_is_back(scene: Scene) -> N
     await scene.now(WorkerState.EXITED)
     await scene.given_back()
     assert scene.engine.policy == ALWAYS
+
+
+async def test_an_engine_that_takes_it_off_late_has_it_afterwards(scene: Scene) -> None:
+    scene.engine.policy, scene.engine.away = ALWAYS, 1
+    with pytest.raises(EngineUnavailable):
+        await scene.paused()
+    scene.engine.late = [NO]
+    await scene.now(WorkerState.RUNNING)
+    await scene.given_back()
+    assert [scene.engine.policy, *scene.engine.late][-1] == ALWAYS
+    assert (await scene.store.workers.get(scene.worker.id)).restart_policy is None
 
 
 async def test_what_somebody_has_set_during_the_pause_stays(scene: Scene) -> None:

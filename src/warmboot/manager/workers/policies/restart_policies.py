@@ -60,6 +60,8 @@ class RestartPolicies:
                 if policy is None or worker.state not in _AT_WORK:
                     return
                 found = await self._engine.inspect(worker.docker_id or "")
-                if not found.restarts:
+                # Also if it seems never to have been taken off: an engine that did not answer then
+                # may have that before it yet, and does this after it.
+                if not found.restarts or dict(found.restart_policy) == dict(policy):
                     await self._engine.set_restart_policy(found.id, policy)
                 await self._store.workers.update(worker_id, restart_policy=None)
