@@ -26,9 +26,15 @@ from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 class Engine(DockerEngine):
     """Of one container, which runs."""
 
+    ended = 0
+    """So often it is found to have ended with 3 before."""
+
     @override
     async def inspect(self, container: str) -> ContainerFacts:
         state = {"Status": "running", "Running": True, "Pid": 0, "ExitCode": 0, "StartedAt": ""}
+        if self.ended:
+            self.ended -= 1
+            state |= {"Status": "exited", "Running": False, "ExitCode": 3}
         return ContainerFacts.of(
             {"Id": "c1", "Name": "w1", "Image": "", "State": state}
             | {"Config": {"Image": "app:1", "Tty": False}, "HostConfig": {"NetworkMode": "host"}}
@@ -71,3 +77,20 @@ async def test_it_runs_or_is_as_it_was_and_nobody_ends_it(tmp_path: Path) -> Non
         assert (found.state, found.exit_code) == (WorkerState.RUNNING, None)
         kinds = [event.kind for event in await store.events.since(0)]
         assert kinds == ["worker.resuming", "worker.running"]
+
+
+async def test_one_that_is_started_before_its_end_is_stored_runs(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        events = EventLog(store)
+        states, places = WorkerStates(store, events), CheckpointPlaces(tmp_path, "")
+        engine = Engine(tmp_path)
+        engine.ended = 1
+        recover = RecoverWorker(store, engine, states, Tasks(), places)
+        spec, now = WorkerSpec("w1", "app:1"), datetime.now(UTC)
+        worker = Worker(uuid4(), spec, WorkerState.RUNNING, now, docker_id="c1")
+        await store.workers.add(worker)
+        await recover(worker.id)
+        found = await store.workers.get(worker.id)
+        assert (found.state, found.exit_code) == (WorkerState.RUNNING, None)
+        kinds = [event.kind for event in await store.events.since(0)]
+        assert kinds == ["worker.exited", "worker.resuming", "worker.running"]

@@ -240,6 +240,7 @@ class RecoverWorker:
         else:
             await self._places.order_resume(found.id, None)  # it may have been given already
             await self._states.enter(worker.id, _S.EXITED, exit_code=exit_code)
+            await self._look_again(worker.id)
 
     async def _after_restore(self, worker: Worker, found: ContainerFacts) -> None:
         if found.running and await self._restored_from(worker, found) is not None:
@@ -300,6 +301,17 @@ class RecoverWorker:
             told={"exit_code": found.exit_code},
             exit_code=found.exit_code,
         )
+        await self._look_again(worker.id)
+
+    async def _look_again(self, worker_id: UUID) -> None:
+        """A start of its container that was told before it was stored to have ended was taken for
+        one of a worker that runs, and is not told again."""
+        try:
+            await self(worker_id, only=(_S.EXITED,))
+        except EngineUnavailable:
+            self._look_later(worker_id)
+        except (NotFound, IllegalTransition):  # somebody else knows more
+            return
 
     async def _gone(self, worker: Worker) -> None:
         error = ContainerError(
