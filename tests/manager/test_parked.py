@@ -170,6 +170,7 @@ async def test_a_parked_engine_wakes_for_who_asks_at_its_socket(
         await engines_of(m).park("ci")
         parked = await engines_of(m).get("ci")
         assert (parked.state, parked.vm_id) == (EngineState.PARKED, None)
+        assert (await engines_of(m).disk("ci")).stored_bytes > 0
         assert vmm_pids(place.storage) == []
         with monkeypatch.context() as patched:
             patched.setattr(Vms, "restore", fails)

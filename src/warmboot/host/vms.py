@@ -40,7 +40,7 @@ from warmboot.host.snapshots.stored_memory import with_machine
 from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import freeze_vm, leftovers
 from warmboot.host.vm.boot_logs import BootLogs
-from warmboot.host.vm.disk_usage import disk_usage
+from warmboot.host.vm.disk_usage import disk_usage, frozen_disk_usage
 from warmboot.host.vm.freeze_vm import FrozenVm
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
@@ -316,6 +316,10 @@ class Vms(VmPorts):
     async def disk_usage(self, record: VmRecord) -> DiskUsage:
         """What is used of its writable disk."""
         return await disk_usage(record, self._machines.get(record.id))
+
+    async def frozen_disk_usage(self, folder: Path) -> DiskUsage:
+        """What the disk of a moment takes, which is in its ``folder``."""
+        return await frozen_disk_usage(folder)
 
     def endpoint(self, vm_id: str) -> GuestEndpoint:
         """The address and token by which other processes reach a VM's Docker. ``VmGone``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.tenants.park_tenant import AROUND_PARKED
 from warmboot.model.errors import InvalidRequest, NotSupported
 from warmboot.model.tenants.engine import Engine, EngineSpec
 from warmboot.model.usage import DiskUsage
@@ -63,7 +64,11 @@ class EngineDisks:
         await self._host.vms.grow_disk(engine.vm_id, engine.spec.disk_mib * _MIB)
 
     async def usage(self, engine: Engine) -> DiskUsage:
-        """What is used of it; nothing before its VM is made."""
+        """What is used of it; nothing before its VM is made. A parked one has it in its moment."""
         for record in await self._store.vms.of_owner(engine.id):
             return await self._host.vms.disk_usage(record)
+        if engine.state in AROUND_PARKED:
+            for snapshot_id in await self._store.snapshots.leased_by(str(engine.id)):
+                moment = await self._store.snapshots.get(snapshot_id)
+                return await self._host.vms.frozen_disk_usage(moment.snapshot_path)
         return DiskUsage(0)
