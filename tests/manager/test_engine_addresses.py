@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network
@@ -18,6 +19,7 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.ports import own_ports
 from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import HostError, InvalidRequest
+from warmboot.model.runtime_snapshot import ANSWERED
 from warmboot.model.tenants.engine import Engine
 from warmboot.settings import Settings
 
@@ -174,6 +176,35 @@ async def test_what_others_have_on_the_host_answers_there_and_is_told_once(
         await client.post(f"/containers/{container}/stop?t=0")
     await until_answering(manager, engine)
     socket.create_server(("127.0.0.1", number)).close()
+
+
+async def test_what_others_have_on_the_host_answers_there_through_a_restart_and_wakes_it(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
+        async with place.manager() as m:
+            engine = await create(m)
+            await start_inside(m, engine, "traefik", number)
+            await until_answering(m, engine, ("tcp", number))
+        followed = asyncio.Event()
+
+        async def follow(*_: object) -> None:
+            followed.set()
+
+        monkeypatch.setattr(EnginePorts, "_follow", follow)
+        async with place.manager() as m:
+            await followed.wait()  # it is adopted, and nobody has looked at its containers since
+            assert answering(m, engine) == {("tcp", number)}
+            await engines_of(m).park("ci")
+            (moment_id,) = await m.store.snapshots.leased_by(str(engine.id))
+            noted = (await m.store.snapshots.get(moment_id)).metadata[ANSWERED]
+            assert [(one["host_ip"], one["host_port"]) for one in noted] == [
+                (engine.address, number)
+            ]
+            told = [event.kind for event in await m.events_of(engine.id)]
+            assert told.count("engine.port-taken") == 1
+            await remove_all(m)
 
 
 async def test_a_docker_of_a_users_tells_of_few_ports_that_are_taken(

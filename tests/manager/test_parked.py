@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.engines import create, create_container, docker, engines_of
 from tests.support.eventually import eventually
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
+from tests.support.ports import free_port
 from tests.support.prepared_labs import prepare
 
 from warmboot.host.agent import HostAgent
@@ -104,6 +106,16 @@ def say_hello(held: HeldPort) -> None:
         connected.sendall(b"hello")
 
 
+async def until_free(number: int) -> None:
+    async def is_free() -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", number)).close()
+            return True
+        return False
+
+    await eventually(is_free, timeout_s=60)
+
+
 async def greeted(port: PortMapping) -> bytes:
     reader, writer = await asyncio.open_connection(port.host_ip, port.host_port)
     try:
@@ -126,10 +138,16 @@ async def test_who_connects_to_a_port_of_what_is_parked_is_answered_by_the_woken
         async with docker(engine) as client:
             made = await create_container(client, "db", {"80/tcp": [{"HostPort": ""}]})
             await client.post(f"/containers/{made.json()['Id']}/start")
-        (published,) = (await engines_of(m).get("ci")).ports
+            (published,) = (await engines_of(m).get("ci")).ports
+            stopped = free_port()
+            await create_container(client, "web", {"80/tcp": [{"HostPort": str(stopped)}]})
+            await client.post("/containers/web/start")
+            await client.post("/containers/web/stop?t=0")
+            await until_free(stopped)
         (tcp, udp), in_engine = ran.ports, published.mapping
         await m.containers.park("web")
         await engines_of(m).park("ci")
+        await until_free(stopped)  # nobody has it but a container that does not run
         with monkeypatch.context() as patched:
             patched.setattr(Vms, "restore", fails)
             assert [await greeted(one) for one in (tcp, in_engine)] == [b"", b""]

@@ -41,7 +41,7 @@ class Scene:
 
     async def get(self, _: object) -> Any:
         self._asked()
-        return SimpleNamespace(id=self.found.id, state=self.state, vm_id=None)
+        return SimpleNamespace(id=self.found.id, state=self.state, vm_id=None, metadata={})
 
     async def set_state(self, one: object, state: str, **changes: Any) -> None:
         self._asked()
@@ -69,7 +69,7 @@ class Scene:
 
     hold = let_go = show = keep = remove = emit = nothing
 
-    def ports(self, _: object) -> tuple[()]:
+    def ports(self, *_: object) -> tuple[()]:
         return ()
 
     def unresponsive(self, _: str) -> None: ...

@@ -40,10 +40,11 @@ TOKEN_FILE = "token"
 METADATA_FILE = "metadata.json"
 
 PORTS = "ports"
+ANSWERED = "answered"
 FOLDERS = "folders"
 DISK_BASE = "disk_base"
-"""Keys of the metadata of an engine's snapshot: what its containers had published, which folders of
-the host it had, and what its disk lies on."""
+"""Keys of the metadata of an engine's snapshot: what its containers had published, where it
+answered of that, which folders of the host it had, and what its disk lies on."""
 
 UNHEALTHY_AFTER = 3
 """Consecutive failures that make a snapshot unhealthy."""

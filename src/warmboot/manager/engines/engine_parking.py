@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from warmboot.host.agent import HostAgent
@@ -17,6 +17,7 @@ from warmboot.manager.engines.moments import noted_of
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
+from warmboot.model.runtime_snapshot import ANSWERED
 from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.vm import VmRecord
 
@@ -43,9 +44,13 @@ class EngineParking:
         self._folders = folders
 
     async def note(self, tenant: Engine) -> Mapping[str, Any]:
-        return noted_of(tenant)
+        answered = [asdict(one) for one in self._ports.answered(tenant)]
+        return {**noted_of(tenant), ANSWERED: answered}
 
-    def ports(self, tenant: Engine) -> Sequence[PortMapping]:
+    def ports(self, tenant: Engine, noted: Mapping[str, Any]) -> Sequence[PortMapping]:
+        if (answered := noted.get(ANSWERED)) is not None:
+            return [PortMapping(**one) for one in answered]
+        # Parked by an earlier release, or without its moment: all that it may have had.
         led = [one.mapping for one in tenant.ports if one.mapping.host_ip]  # else it never was
         own = [replace(one, host_ip=tenant.address) for one in led] if tenant.address else []
         return list(dict.fromkeys([*led, *own]))

@@ -119,6 +119,11 @@ class EnginePorts:
         self._led.pop(engine_id, None)
         self._own.removed(engine_id)
 
+    def answered(self, engine: Engine) -> list[PortMapping]:
+        """Where it answers on this host: what is led to its containers, and its own ports."""
+        led = self._led[engine.id]
+        return list(dict.fromkeys([*led, *self._own.mappings(engine, led)]))
+
     async def adopt(self, engine: Engine) -> None:
         """Hold again what an earlier manager had led to its containers."""
         async with self._changing(engine.id):
@@ -126,11 +131,10 @@ class EnginePorts:
             led = (one for one in engine.ports if one.mapping.host_ip)  # else it never was
             mine = [one for one in led if one.held or one.container in runs]
             slot = await self._slot(engine.id)
-            mappings = [one.mapping for one in mine]
-            own = {replace(one, host_ip=engine.address) for one in mappings if engine.address}
-            await self._host.vms.open_host_ports(slot, engine.spec.host_ports)
-            await self._host.vms.republish(slot, [*mappings, *own.difference(mappings)])
             self._led[engine.id] |= {one.mapping: one.container for one in mine}
+            self._own.expect(engine.id, runs, self._led[engine.id])
+            await self._host.vms.open_host_ports(slot, engine.spec.host_ports)
+            await self._host.vms.republish(slot, self.answered(engine))
         self.follow(engine.id, ran_before=True)
 
     async def drop_reservations(self) -> None:
@@ -274,6 +278,7 @@ class EnginePorts:
         """What was missed: also what was held before the engine was stopped, and is again."""
         runs = await self.publish_running(engine.id, docker)
         known = {one.container for one in engine.ports} if ran_before else set()
+        known |= {container for _, container in self._own.taken(engine.id)}
         for container in known - set(runs):
             await self._ended(engine.id, docker, container)
         async with self._changing(engine.id):

@@ -79,8 +79,9 @@ class Parking(Protocol[T_contra]):
         """What of it belongs to the moment's metadata."""
         ...
 
-    def ports(self, tenant: T_contra) -> Sequence[PortMapping]:
-        """Ports of the host that it keeps: who connects to them has it wake."""
+    def ports(self, tenant: T_contra, noted: Mapping[str, Any]) -> Sequence[PortMapping]:
+        """Ports of the host that it keeps: who connects to them has it wake. ``noted`` is the
+        metadata of its moment."""
         ...
 
     async def let_go(self, tenant: T_contra) -> None:
@@ -192,8 +193,10 @@ class ParkTenant(Generic[T]):
         await self._show(tenant.id)
 
     async def _hold_ports(self, tenant: T, slot: Slot | None = None) -> None:
-        wake = partial(self.wake_parked, tenant.id)
-        await self._host.vms.hold(str(tenant.id), self._parking.ports(tenant), wake, slot)
+        wake, noted = partial(self.wake_parked, tenant.id), dict[str, Any]()
+        for snapshot_id in await self._store.snapshots.leased_by(str(tenant.id)):
+            noted |= (await self._store.snapshots.get(snapshot_id)).metadata
+        await self._host.vms.hold(str(tenant.id), self._parking.ports(tenant, noted), wake, slot)
 
     async def _show(self, tenant_id: UUID) -> None:
         with contextlib.suppress(NotFound):

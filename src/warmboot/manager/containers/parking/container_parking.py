@@ -22,7 +22,7 @@ class ContainerParking:
     async def note(self, tenant: Container) -> Mapping[str, Any]:
         return {}
 
-    def ports(self, tenant: Container) -> Sequence[PortMapping]:
+    def ports(self, tenant: Container, noted: Mapping[str, Any]) -> Sequence[PortMapping]:
         return tenant.ports
 
     async def let_go(self, tenant: Container) -> None:

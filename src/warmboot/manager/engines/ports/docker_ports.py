@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,8 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import WarmbootError
-from warmboot.model.tenants.engine import Engine
+from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.tenants.engine import Engine, EngineState
 
 log = structlog.get_logger(__name__)
 
@@ -18,15 +19,25 @@ MOST_PORTS = 1024
 """Of one container."""
 
 
-async def running_of(host: HostAgent, engine: Engine) -> set[str]:
-    """Containers of an adopted engine; all that have ports, as long as it does not answer."""
-    if engine.vm_id is None or not engine.ports:
-        return set()
+async def running_of(host: HostAgent, engine: Engine) -> dict[str, list[PortMapping]]:
+    """Containers of an adopted engine, and what they publish; all that have ports, as long as it
+    does not answer."""
+    known: dict[str, list[PortMapping]] = {}
+    for one in engine.ports:
+        known.setdefault(one.container, []).append(one.mapping)
+    if engine.vm_id is None or not (known or engine.state is EngineState.RUNNING):
+        return {}
+    found: dict[str, list[PortMapping]] = {}
     try:
-        return set(await host.vms.link(engine.vm_id).docker.running())
+        docker = host.vms.link(engine.vm_id).docker
+        for container in await docker.running():
+            with contextlib.suppress(NotFound):  # it has gone since
+                mappings = known.get(container) or led_by(await docker.description(container))
+                found[container] = mappings
     except WarmbootError as error:
         log.warning("an adopted engine does not answer yet", of=str(engine.id), why=error.brief)
-        return {one.container for one in engine.ports}
+        return known
+    return found
 
 
 def led_by(description: Mapping[str, Any]) -> list[PortMapping]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,8 +18,10 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.engines.ports.docker_ports import is_same
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
+from warmboot.model.tenants.engine import Engine
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -75,6 +77,21 @@ class OwnPorts:
             told.append(now_s)
             await self._events.emit("engine.port-taken", engine_id, error=error.as_dict())
 
+    def expect(
+        self,
+        engine_id: UUID,
+        published: Mapping[str, Iterable[PortMapping]],
+        led: Collection[PortMapping],
+    ) -> None:
+        """What containers have ``published``, and an earlier manager could not lead on the host:
+        it goes on answering there, and is not told once more."""
+        taken = self._taken[engine_id]
+        for container, mappings in published.items():
+            for mapping in mappings:
+                is_led = any(is_same(mapping, one) for one in led)
+                if not is_led and len(taken) < MOST_TAKEN:
+                    taken[mapping] = _Taken(container, may_be_free=True)
+
     def taken(self, engine_id: UUID) -> list[tuple[PortMapping, str]]:
         """What may be free some day, and which container in the engine publishes it."""
         noted = self._taken[engine_id].items()
@@ -91,10 +108,20 @@ class OwnPorts:
         for mapping in [one for one, noted in taken.items() if noted.container == container]:
             del taken[mapping]
 
+    def mappings(self, engine: Engine, led: Iterable[PortMapping]) -> list[PortMapping]:
+        """What answers at its own address, if these are led."""
+        if not engine.address:
+            return []
+        ends = self._ends(engine.id, led)
+        return [PortMapping(port, port, engine.address, protocol) for protocol, port in ends]
+
+    def _ends(self, engine_id: UUID, led: Iterable[PortMapping]) -> set[tuple[str, int]]:
+        mappings = (*led, *self._taken[engine_id])
+        return {(one.protocol, one.container_port) for one in mappings}
+
     async def show(self, engine_id: UUID, slot: Slot | None, led: Iterable[PortMapping]) -> None:
         """Have these answer there, and those that were noted; all others are refused."""
-        mappings = (*led, *self._taken[engine_id])
-        ends = {(one.protocol, one.container_port) for one in mappings}
+        ends = self._ends(engine_id, led)
         if ends == self._shown.get(engine_id, set()):
             return
         with contextlib.suppress(NotFound):  # it was removed
