@@ -51,6 +51,13 @@ class VmPorts:
         """
         return None if self._network is None else self._network.engine_network
 
+    @property
+    def mirror_port(self) -> int | None:
+        """The port of this host's own 127.0.0.1 that every guest may reach, if there is one: the
+        mirror of registries."""
+        mirror = self._config.registry_mirror
+        return None if mirror is None else mirror.host_port
+
     async def lead_own(
         self, slot: Slot | None, address: str, numbers: Collection[tuple[str, int]]
     ) -> None:
@@ -61,10 +68,9 @@ class VmPorts:
     async def open_host_ports(self, slot: Slot | None, ports: Sequence[int]) -> None:
         """Let the guest reach these of the host's own 127.0.0.1, at its gateway, and the mirror
         of registries if it is there. Idempotent."""
-        mirror = self._config.registry_mirror
-        more = [mirror.host_port] if mirror is not None and mirror.host_port is not None else []
+        more = self.mirror_port
         if slot is not None and self._network is not None:
-            for port in dict.fromkeys([*ports, *more]):
+            for port in dict.fromkeys([*ports, *([] if more is None else [more])]):
                 await self._network.open_host_port(slot, port)
 
     async def unpublish(self, slot: Slot | None) -> None:

@@ -68,6 +68,13 @@ class EngineFolders:
                 details="it is where the engine finds them",
                 resolution="have the host's program listen at another port",
             )
+        if by_path and self._host.vms.mirror_port == PORT:
+            raise InvalidRequest(
+                f"folders cannot be given while the mirror of registries is at the port {PORT}",
+                details="it is where the engine finds its folders",
+                resolution="have the mirror listen at another port, and set "
+                "MANAGER_REGISTRY_MIRROR to it",
+            )
         if by_path and self._host.vms.engine_network is None:
             raise InvalidRequest(
                 "this hypervisor has no network, through which folders could be given",
