@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 import struct
@@ -44,7 +45,7 @@ class NfsClient:
     """Of the server at ``address``. Each call waits for its answer."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self._sock = socket.create_connection(address, timeout=60)
+        self._sock = _from_a_port_of_roots(address)
         self._stream = self._sock.makefile("rb")
         self._xids = itertools.count(1)
 
@@ -173,3 +174,20 @@ class NfsClient:
 def _optional(value: int | None, packed: object) -> bytes:
     assert callable(packed)
     return u32(0) if value is None else u32(1) + bytes(packed(value))
+
+
+def _from_a_port_of_roots(address: tuple[str, int]) -> socket.socket:
+    """As a kernel's client has it; the first that nobody has."""
+    for port in range(1023, 511, -1):
+        sock = socket.socket()
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            sock.settimeout(60)
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                raise
+    raise AssertionError("somebody has all ports below 1024")

@@ -26,9 +26,10 @@ def answered(_: Reader) -> list[bytes]:
 
 
 @contextmanager
-def served() -> Iterator[tuple[Server, tuple[str, int]]]:
+def served(*, privileged: bool = False) -> Iterator[tuple[Server, tuple[str, int]]]:
+    programs = {PROGRAM: Program(3, {0: answered, SLOW: answered}, frozenset({SLOW}))}
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server({PROGRAM: Program(3, {0: answered, SLOW: answered}, frozenset({SLOW}))})
+        server = Server(programs, privileged=privileged)
         serving = threading.Thread(target=server.serve, args=(listener,))
         serving.start()
         try:
@@ -55,6 +56,12 @@ def answer(address: tuple[str, int], said: bytes) -> bytes:
         client.sendall(said)
         return client.recv(4)
     return b""
+
+
+def test_who_comes_from_a_port_that_anybody_may_have_is_not_answered() -> None:
+    """Whatever has become of the rules that let no such connection in."""
+    with served(privileged=True) as (_, address):
+        assert not is_answered(address)
 
 
 def test_a_call_in_endless_empty_fragments_is_not_collected() -> None:

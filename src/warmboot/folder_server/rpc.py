@@ -27,6 +27,7 @@ _SUCCESS, _PROG_UNAVAIL, _PROG_MISMATCH, _PROC_UNAVAIL, _GARBAGE, _SYSTEM_ERR = 
 _RPC_VERSION, _MOST_AUTH_BYTES = 2, 400
 _WORKERS, _MOST_AT_WORK, _MOST_CONNECTIONS, _MOST_FRAGMENTS = 8, 64, 32, 256
 _PAUSE_S = 0.2
+_FIRST_OF_ANYBODY = 1024
 _HEAD = struct.Struct(">IIIIII")
 
 Procedure = Callable[[Reader], list[bytes]]
@@ -43,10 +44,15 @@ class Program:
 
 
 class Server:
-    """``serve`` connections, each in a thread, until the listening socket is shut down."""
+    """``serve`` connections, each in a thread, until the listening socket is shut down.
 
-    def __init__(self, programs: Mapping[int, Program]) -> None:
+    Only those that come from a port which takes root to have: an NFS client of a kernel has one.
+    Without ``privileged``, from any.
+    """
+
+    def __init__(self, programs: Mapping[int, Program], *, privileged: bool = True) -> None:
         self._programs = programs
+        self._privileged = privileged
         self._workers = ThreadPoolExecutor(_WORKERS, "file")
         self._room = BoundedSemaphore(_MOST_CONNECTIONS)
         # One for all: what a connection has asked for is kept until it is done, whoever hangs up.
@@ -55,12 +61,15 @@ class Server:
     def serve(self, listener: socket.socket) -> None:
         while True:
             try:
-                sock, _ = listener.accept()
+                sock, (_, port) = listener.accept()
             except OSError as error:
                 if error.errno in (errno.EBADF, errno.EINVAL):
                     return
                 log.error("no connection can be taken: %s", error)  # for want of descriptors
                 sleep(_PAUSE_S)
+                continue
+            if self._privileged and port >= _FIRST_OF_ANYBODY:
+                sock.close()
                 continue
             if not self._room.acquire(blocking=False):  # a guest's kernel needs a few
                 sock.close()

@@ -42,6 +42,7 @@ START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 10.0
 _LISTENER_FD, _VMM_FD = 3, 4
 _BACKLOG = 16
+_IP_MINTTL, _NOT_FORWARDED = 21, 255
 _NOBODYS_GROUP = 65534
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME")
 
@@ -100,11 +101,13 @@ def end_all(folder: Path) -> None:
 
 
 def _listener(slot: Slot) -> socket.socket:
-    """Only the VM reaches it: the address is its gateway's, and the device its own."""
+    """Only the VM reaches it: the address is its gateway's, and the device its own. Of the VM only
+    its own kernel, as a container's packets are forwarded by that; the rules say so, too."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, slot.tap.encode())
+        listener.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, _NOT_FORWARDED)
         listener.bind((slot.gateway_ip, PORT))
         listener.listen(_BACKLOG)
     except OSError:
