@@ -37,10 +37,10 @@ class Site:
     def folder(self) -> Path:
         return Path(self.serving.folders[0].path)
 
-    def start(self) -> None:
+    def start(self, *, all_of_them: bool = True) -> None:
         vmm = os.pidfd_open(self.vmm.pid)
         try:
-            self.pidfds.append(start_at(self.serving, self.listener, vmm))
+            self.pidfds.append(start_at(self.serving, self.listener, vmm, all_of_them=all_of_them))
         finally:
             os.close(vmm)
 

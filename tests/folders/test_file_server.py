@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.folders.conftest import OWNER_UID, Make, Site, own
 from tests.support.nfs_client import NfsError
 
+from warmboot.host.vm.leftovers import users_of
 from warmboot.model.errors import HostError
 from warmboot.model.tenants.host_folder import HostFolder
 
@@ -189,6 +191,31 @@ def test_handles_are_good_after_a_restart(site: Site) -> None:
     with pytest.raises(NfsError) as raised:
         again.attributes(gone)
     assert status(raised) == STALE
+
+
+def test_a_folder_that_is_gone_at_a_restart_is_stale_and_the_others_are_served(
+    make: Make, tmp_path: Path
+) -> None:
+    gone, stays = (own(tmp_path, name) for name in ("gone", "stays"))
+    site = make(HostFolder(str(gone)), HostFolder(str(stays)))
+    site.start()
+    (_, of_gone), (_, of_stays) = site.mounted(0), site.mounted(1)
+    gone.rmdir()
+    site.kill()
+    site.start(all_of_them=False)
+    client = site.client()
+    client.create(of_stays, "file")
+    assert (stays / "file").exists()
+    with pytest.raises(NfsError) as raised:
+        client.attributes(of_gone)
+    assert status(raised) == STALE
+
+
+def test_it_has_a_limit_of_memory_and_ends_before_its_vm(site: Site) -> None:
+    (pid,) = users_of(site.serving.folder)
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+    assert soft == hard == 512 << 20
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_a_file_that_is_made_twice_is_made_once(site: Site) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.cgroups import Cgroups, Hierarchy, Limits
-from warmboot.hypervisors.confinement import PIDS, file_limit_bytes, limits_of
+from warmboot.hypervisors.confinement import PIDS, Confinement, file_limit_bytes, limits_of
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, VmSpec
 
@@ -65,6 +65,15 @@ def test_limits_of_version_2(tmp_path: Path) -> None:
         "cpu.weight": "100",
         "pids.max": "99",
     }
+
+
+def test_a_process_beside_a_vmm_is_under_its_limits(tmp_path: Path) -> None:
+    groups = Cgroups("wb", [Hierarchy(tmp_path, 2, frozenset(cgroups.CONTROLLERS))])
+    groups.create("vm-1", LIMITS)
+    Confinement(groups).join_beside("vm-1", 4711)
+    assert (tmp_path / "warmboot.slice/wb/vm-1/cgroup.procs").read_text() == "4711"
+    Confinement(groups).join_beside("vm-2", 4711)  # which was started without a group
+    Confinement().join_beside("vm-1", 4711)
 
 
 def test_a_hierarchy_that_cannot_be_written_to_is_given_up(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from warmboot.host.folders import folder_server, folder_servers
-from warmboot.host.folders.folder_server import Serving
+from warmboot.host.folders.folder_server import Limit, Serving, no_limit
 from warmboot.host.folders.folder_servers import FolderServers
 from warmboot.host.network.config import NetworkConfig
 from warmboot.model.errors import HostError
+from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.system.back_off import BackOff
 from warmboot.system.procfs import start_ticks
 
 
@@ -27,7 +29,10 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
     begun, going_on = threading.Event(), threading.Event()
     seen: list[int] = []
 
-    def started(_: Serving, listener: socket.socket, vmm: int) -> int:
+    def started(
+        _: Serving, listener: socket.socket, vmm: int, limit: Limit, *, all_of_them: bool
+    ) -> int:
+        assert limit is no_limit and all_of_them
         begun.set()
         assert going_on.wait(60)
         os.fstat(vmm), os.fstat(listener.fileno())
@@ -66,8 +71,9 @@ async def test_an_adopted_vm_whose_folders_cannot_be_served_gets_them_later(
     """One of them is missing while a manager starts, which is no reason to wait for the next."""
     serves, tried = asyncio.Event(), 0
 
-    async def start(_: Serving) -> int:
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> int:
         nonlocal tried
+        assert not all_of_them, "those that are there are served"
         tried += 1
         if tried < 4:
             raise HostError("the folder /srv cannot be given to an engine of uid 1000")
@@ -76,12 +82,82 @@ async def test_an_adopted_vm_whose_folders_cannot_be_served_gets_them_later(
 
     monkeypatch.setattr(folder_server, "start", start)
     monkeypatch.setattr(folder_servers, "FIRST_PAUSE_S", 0.001)
-    slot = replace(NetworkConfig(tmp_path).slot(1), namespace=Path("/proc/self/ns/net"))
-    us = os.getpid(), start_ticks(os.getpid())
     servers = FolderServers()
     with pytest.raises(HostError):
-        await servers.serve_again("vm", Serving(tmp_path, slot, *us, 0, ()))
+        await servers.serve_again("vm", to_us(tmp_path))
     async with asyncio.timeout(60):
         await serves.wait()
     await servers.let_go()
     assert tried == 4
+
+
+def ended() -> int:
+    """The pidfd of a process that has ended, or is about to."""
+    return os.pidfd_open(os.posix_spawnp("true", ["true"], os.environ))
+
+
+def to_us(folder: Path, *folders: HostFolder) -> Serving:
+    """To a VM whose VMM is this process."""
+    slot = replace(NetworkConfig(folder).slot(1), namespace=Path("/proc/self/ns/net"))
+    return Serving(folder, slot, os.getpid(), start_ticks(os.getpid()), 0, folders)
+
+
+def test_a_folder_that_has_gone_is_told_first_and_does_not_take_others_away_later(
+    tmp_path: Path,
+) -> None:
+    gone, there = HostFolder("/srv/gone"), HostFolder("/srv/there")
+    serving, answer = to_us(tmp_path, gone, there), {"refused": {gone.id: "No such file"}}
+    with pytest.raises(HostError, match="/srv/gone"):
+        folder_server._check(serving, answer, True)
+    folder_server._check(serving, answer, False)
+
+
+async def test_a_server_that_is_not_watched_any_more_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the watch is ended in the moment in which it begins."""
+    pidfds: list[int] = []
+
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> int:
+        assert all_of_them
+        pidfds.append(os.pidfd_open(os.getpid()))
+        return pidfds[-1]
+
+    monkeypatch.setattr(folder_server, "start", start)
+    servers = FolderServers()
+    await servers.serve("vm", to_us(tmp_path))
+    await servers.let_go()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(pidfds[0])
+
+
+@pytest.mark.parametrize(("long_s", "resets"), [(0.0, True), (3600.0, False)])
+async def test_pauses_are_short_again_after_a_server_that_served_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_s: float, resets: bool
+) -> None:
+    """And not after one that ends as soon as it has begun."""
+    started, enough, pauses = 0, asyncio.Event(), []
+
+    class Told(BackOff):
+        async def pause(self) -> None:
+            pauses.append(self.take_s())
+            await asyncio.sleep(0)
+
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> int:
+        nonlocal started
+        started += 1
+        if started == 4:
+            enough.set()
+            return os.pidfd_open(os.getpid())
+        return ended()
+
+    monkeypatch.setattr(folder_server, "start", start)
+    monkeypatch.setattr(folder_servers, "BackOff", Told)
+    monkeypatch.setattr(folder_servers, "LONG_S", long_s)
+    servers = FolderServers()
+    await servers.serve("vm", to_us(tmp_path))
+    async with asyncio.timeout(60):
+        await enough.wait()
+    await servers.let_go()
+    first_s = folder_servers.FIRST_PAUSE_S
+    assert pauses == ([first_s] * 3 if resets else [first_s, 2 * first_s, 4 * first_s])

@@ -26,6 +26,7 @@ from warmboot.folder_server.tree import Tree
 
 _LISTENER, _VMM = 3, 4
 _SWEEP_MS = 2000
+_STACK_BYTES = 1 << 20
 _CLONE_NEWNET = 0x40000000
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     shares = [Share.of(one) for one in said["folders"]]
     identity = Identity(said["uid"], said["gid"], tuple(said["groups"]))
     _enter(said["namespace"])
+    threading.stack_size(_STACK_BYTES)
     refused = confine(shares, identity, Path(sys.argv[1]))
     tree = Tree({share.id: f"/{share.id}" for share in shares if share.id not in refused})
     reading = Nfs(tree)

@@ -22,6 +22,7 @@ _MNT_DETACH = 2
 _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 38, 4
 _SYS_PIVOT_ROOT = 155
 _MOST_FILES = 4096
+_MOST_DATA_BYTES = 512 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,10 +53,13 @@ def confine(shares: Iterable[Share], identity: Identity, place: Path) -> dict[st
     """Do it; why a folder cannot be served, by its id. ``place``: any folder; it is only hidden to
     us. Root's work: ``OSError`` for others.
     """
+    # In its VM's control group, where it is not the VM that is to end for want of memory.
+    Path("/proc/self/oom_score_adj").write_text("1000")
     refused = _in_own_root(shares, identity, place)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_MOST_FILES, most), min(_MOST_FILES, most)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_DATA_BYTES, _MOST_DATA_BYTES))
     os.setgroups(identity.groups)
     os.setresgid(identity.gid, identity.gid, identity.gid)
     os.setresuid(identity.uid, identity.uid, identity.uid)
@@ -82,11 +86,10 @@ def _in_own_root(shares: Iterable[Share], identity: Identity, place: Path) -> di
     for share, descriptor in opened.items():
         target = place / share.id
         target.mkdir(mode=0o755)
-        flags = _flags(share, descriptor)
         try:
-            # By descriptor: it is what was opened, whatever the name means by now.
-            _mount(f"/proc/self/fd/{descriptor}", str(target), None, _MS_BIND)
-            _mount(None, str(target), None, _MS_BIND | _MS_REMOUNT | flags)
+            _bind(share, descriptor, target)
+        except OSError as error:  # of a disk that is gone
+            refused[share.id] = os.strerror(error.errno or 0)
         finally:
             os.close(descriptor)
     _mount(None, str(place), None, _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
@@ -95,6 +98,19 @@ def _in_own_root(shares: Iterable[Share], identity: Identity, place: Path) -> di
     _check(_libc.umount2(b".", _MNT_DETACH), "umount2")
     os.chdir("/")
     return refused
+
+
+def _bind(share: Share, descriptor: int, target: Path) -> None:
+    """``OSError``; it is not there then."""
+    flags = _flags(share, descriptor)
+    # By descriptor: it is what was opened, whatever the name means by now.
+    _mount(f"/proc/self/fd/{descriptor}", str(target), None, _MS_BIND)
+    try:
+        _mount(None, str(target), None, _MS_BIND | _MS_REMOUNT | flags)
+        target.lstat()
+    except OSError:
+        _check(_libc.umount2(os.fsencode(target), _MNT_DETACH), f"umount {target}")
+        raise
 
 
 def _flags(share: Share, descriptor: int) -> int:

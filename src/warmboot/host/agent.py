@@ -65,7 +65,7 @@ class HostAgent:
         self.images = StoredImages(config.root)
         self.certificates = EngineCertificates(config.root / "engine-certificates")
         self.front = EngineFront(config.run_folder, config.socket_gid)
-        self.folders = FolderServers()
+        self.folders = FolderServers(self.confinement)
         self.vms = Vms(config, hypervisor, network, snapshots, self.storage, self.confinement)
 
     async def probe(self) -> Probe:

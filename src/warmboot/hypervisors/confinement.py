@@ -55,6 +55,20 @@ class Confinement:
         if self.cgroups is not None:
             await asyncio.to_thread(self._join, self.cgroups, spec, pids)
 
+    def join_beside(self, vm_id: str, pid: int) -> None:
+        """Put a process that works for a running VM under its limits, if it has any. Blocks."""
+        if self.cgroups is not None:
+            try:
+                self.cgroups.join(vm_id, pid)
+            except FileNotFoundError:  # it has ended, or was started without a group
+                pass
+            except OSError as error:
+                raise HypervisorError(
+                    f"a process of VM {vm_id} could not be put under its limits",
+                    details=str(error),
+                    resolution="see `warmboot doctor`",
+                ) from error
+
     async def start(self, known: Collection[str]) -> None:
         """Make room for this manager's groups; those of VMs that are not known are removed."""
         if self.cgroups is not None:

@@ -20,11 +20,13 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from warmboot.host.network.config import FOLDERS_PORT, Slot
 from warmboot.host.vm.leftovers import users_of
@@ -34,6 +36,8 @@ from warmboot.system.concurrency import finish
 from warmboot.system.in_namespace import in_thread
 from warmboot.system.on_failure import on_failure
 from warmboot.system.procfs import open_process
+
+log = structlog.get_logger(__name__)
 
 MODULE = "warmboot.folder_server"
 LOG = "folders.log"
@@ -58,12 +62,25 @@ class Serving:
     owner_uid: int
     folders: tuple[HostFolder, ...]
 
+    @property
+    def vm_id(self) -> str:
+        return self.folder.name
 
-async def start(serving: Serving) -> int:
+
+Limit = Callable[[str, int], None]
+"""Puts a process, by its pid, under the limits of a VM. Blocks."""
+
+
+def no_limit(_vm_id: str, _pid: int) -> None:
+    """For where there are no VMs' limits."""
+
+
+async def start(serving: Serving, limit: Limit = no_limit, *, all_of_them: bool = True) -> int:
     """A pidfd of the process, once it serves; an earlier one of the same VM has ended by then.
 
     ``HostError`` names a folder that the owner may not enter, or why there is no such process;
-    ``VmGone``.
+    ``VmGone``. Without ``all_of_them`` a folder that cannot be served is stale in the guest, and
+    the others are served.
     """
     await asyncio.to_thread(end_all, serving.folder)
     listener = await in_thread(lambda: _listener(serving.slot), serving.slot.namespace)
@@ -71,7 +88,8 @@ async def start(serving: Serving) -> int:
         vmm = open_process(serving.vmm_pid, serving.vmm_start_time_ticks)
         if vmm is None:
             raise VmGone("the VM has ended, to which folders were to be served")
-        starting = asyncio.ensure_future(asyncio.to_thread(start_at, serving, listener, vmm))
+        begin = partial(start_at, serving, listener, vmm, limit, all_of_them=all_of_them)
+        starting = asyncio.ensure_future(asyncio.to_thread(begin))
         try:
             return await finish(starting)
         except asyncio.CancelledError:
@@ -116,7 +134,14 @@ def _listener(slot: Slot) -> socket.socket:
     return listener
 
 
-def start_at(serving: Serving, listener: socket.socket, vmm: int) -> int:
+def start_at(
+    serving: Serving,
+    listener: socket.socket,
+    vmm: int,
+    limit: Limit = no_limit,
+    *,
+    all_of_them: bool = True,
+) -> int:
     """The same at a socket that listens, until the process of the pidfd ``vmm`` ends. Blocks."""
     said_to_it, told = os.pipe2(os.O_CLOEXEC)
     answers, said_by_it = os.pipe2(os.O_CLOEXEC)
@@ -128,11 +153,12 @@ def start_at(serving: Serving, listener: socket.socket, vmm: int) -> int:
             os.close(said_by_it)
         pidfd = os.pidfd_open(pid)
         with on_failure(partial(_end, pidfd)):
+            limit(serving.vm_id, pid)  # before it is told, and so before it has threads
             with contextlib.suppress(BrokenPipeError), open(told, "wb", closefd=False) as pipe:
                 pipe.write(json.dumps(_as_message(serving)).encode())
             os.close(told)
             told = -1
-            _check(serving, _answer(answers))
+            _check(serving, _answer(answers), all_of_them)
         return pidfd
     finally:
         os.close(answers)
@@ -209,9 +235,12 @@ def _answer(pipe: int) -> Mapping[str, Any]:
     return answer
 
 
-def _check(serving: Serving, answer: Mapping[str, Any]) -> None:
+def _check(serving: Serving, answer: Mapping[str, Any], all_of_them: bool) -> None:
     for folder in serving.folders:
-        if why := answer["refused"].get(folder.id):
+        why = answer["refused"].get(folder.id)
+        if why and not all_of_them:
+            log.error("a folder is not served", vm=serving.vm_id, folder=folder.path, error=why)
+        elif why:
             raise HostError(
                 f"the folder {folder.path} cannot be given to an engine of uid {serving.owner_uid}",
                 details=f"as that user it cannot be opened: {why}",

@@ -88,8 +88,8 @@ class EngineFolders:
         return tuple(by_path.values())
 
     async def bring(self, engine: Engine, record: VmRecord) -> None:
-        """Serve them to its VM, and have them mounted there. Idempotent."""
-        await self.serve(engine, record)
+        """Serve them to its VM, and have them mounted there: all of them. Idempotent."""
+        await self._host.folders.serve(record.id, self._serving(engine, record))
         try:
             link = self._host.vms.link(record.id)
             await link.mount_folders([folder.id for folder in engine.spec.folders])
@@ -108,15 +108,14 @@ class EngineFolders:
         for record in await self._store.vms.of_owner(engine.id):
             if record.id == engine.vm_id:
                 try:
-                    serving = self._serving(engine, record)
-                    await self._host.folders.serve_again(record.id, serving)
+                    await self.serve(engine, record)
                 except (WarmbootError, OSError) as error:
                     log.error(f"The folders of engine {engine.id} are not served", error=str(error))
 
     async def serve(self, engine: Engine, record: VmRecord) -> None:
-        """To a VM that has mounted them; nothing where there are none."""
+        """To a VM that has mounted them: those that are there still."""
         if engine.spec.folders:
-            await self._host.folders.serve(record.id, self._serving(engine, record))
+            await self._host.folders.serve_again(record.id, self._serving(engine, record))
 
     def _serving(self, engine: Engine, record: VmRecord) -> Serving:
         vms, slot = self._host.vms, slot_of(record)
