@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     registry_mirror: str = ""
     disk_floor_mib: int = Field(1024, ge=0)
     engine_users: str = ""
+    shared_folders: str = ""
     engine_disk_mib: int = Field(262_144, ge=1024)
     vm_overhead_mib: int = Field(640, ge=128, le=65536)
     console_log_mib: int = Field(16, ge=1, le=4096)

@@ -40,7 +40,9 @@ class Site:
     def start(self, *, all_of_them: bool = True) -> None:
         vmm = os.pidfd_open(self.vmm.pid)
         try:
-            self.pidfds.append(start_at(self.serving, self.listener, vmm, all_of_them=all_of_them))
+            self.pidfds.append(
+                start_at(self.serving, self.listener, vmm, all_of_them=all_of_them).pidfd
+            )
         finally:
             os.close(vmm)
 

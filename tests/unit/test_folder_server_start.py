@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from warmboot.host.folders import folder_server, folder_servers
-from warmboot.host.folders.folder_server import Limit, Serving, no_limit
+from warmboot.host.folders.folder_server import Limit, Serving, Started, no_limit
 from warmboot.host.folders.folder_servers import FolderServers
 from warmboot.host.network.config import NetworkConfig
 from warmboot.model.errors import HostError
@@ -31,14 +32,14 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
 
     def started(
         _: Serving, listener: socket.socket, vmm: int, limit: Limit, *, all_of_them: bool
-    ) -> int:
+    ) -> Started:
         assert limit is no_limit and all_of_them
         begun.set()
         assert going_on.wait(60)
         os.fstat(vmm), os.fstat(listener.fileno())
         pid = os.posix_spawnp("sleep", ["sleep", "3600"], os.environ)
         seen.append(os.pidfd_open(pid))
-        return os.dup(seen[0])
+        return Started(os.dup(seen[0]))
 
     async def listening(*_: Any) -> socket.socket:
         return socket.create_server(("127.0.0.1", 0))
@@ -71,14 +72,14 @@ async def test_an_adopted_vm_whose_folders_cannot_be_served_gets_them_later(
     """One of them is missing while a manager starts, which is no reason to wait for the next."""
     serves, tried = asyncio.Event(), 0
 
-    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> int:
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> Started:
         nonlocal tried
         assert not all_of_them, "those that are there are served"
         tried += 1
         if tried < 4:
             raise HostError("the folder /srv cannot be given to an engine of uid 1000")
         serves.set()
-        return os.pidfd_open(os.getpid())
+        return Started(os.pidfd_open(os.getpid()))
 
     monkeypatch.setattr(folder_server, "start", start)
     monkeypatch.setattr(folder_servers, "FIRST_PAUSE_S", 0.001)
@@ -108,8 +109,10 @@ def test_a_folder_that_has_gone_is_told_first_and_does_not_take_others_away_late
     gone, there = HostFolder("/srv/gone"), HostFolder("/srv/there")
     serving, answer = to_us(tmp_path, gone, there), {"refused": {gone.id: "No such file"}}
     with pytest.raises(HostError, match="/srv/gone"):
-        folder_server._check(serving, answer, True)
-    folder_server._check(serving, answer, False)
+        folder_server._checked(serving, answer, True)
+    assert folder_server._checked(serving, answer, False) == {gone.id}
+    optional = to_us(tmp_path, replace(gone, optional=True), there)
+    assert folder_server._checked(optional, answer, True) == {gone.id}
 
 
 async def test_a_server_that_is_not_watched_any_more_leaves_no_descriptor(
@@ -118,10 +121,10 @@ async def test_a_server_that_is_not_watched_any_more_leaves_no_descriptor(
     """Also when the watch is ended in the moment in which it begins."""
     pidfds: list[int] = []
 
-    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> int:
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> Started:
         assert all_of_them
         pidfds.append(os.pidfd_open(os.getpid()))
-        return pidfds[-1]
+        return Started(pidfds[-1])
 
     monkeypatch.setattr(folder_server, "start", start)
     servers = FolderServers()
@@ -139,17 +142,18 @@ async def test_pauses_are_short_again_after_a_server_that_served_for_long(
     started, enough, pauses = 0, asyncio.Event(), []
 
     class Told(BackOff):
+        @override
         async def pause(self) -> None:
             pauses.append(self.take_s())
             await asyncio.sleep(0)
 
-    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> int:
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> Started:
         nonlocal started
         started += 1
         if started == 4:
             enough.set()
-            return os.pidfd_open(os.getpid())
-        return ended()
+            return Started(os.pidfd_open(os.getpid()))
+        return Started(ended())
 
     monkeypatch.setattr(folder_server, "start", start)
     monkeypatch.setattr(folder_servers, "BackOff", Told)

@@ -9,7 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from warmboot.manager.engines.folders import given_folders
 from warmboot.manager.engines.folders.engine_folders import EngineFolders
+from warmboot.manager.engines.folders.given_folders import shared_folders
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.tenants.engine import EngineSpec
 from warmboot.model.tenants.host_folder import HostFolder
@@ -32,3 +34,67 @@ async def test_the_port_at_which_folders_are_is_no_port_of_the_hosts(
     else:
         with pytest.raises(InvalidRequest, match="917"):
             await given.checked(spec, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("", []),
+        (" , ", []),
+        ("/srv", ["/srv"]),
+        ("/srv:ro, /home/all:rw,", ["/srv:ro", "/home/all"]),
+        ("/srv:ro,/srv/data", ["/srv:ro", "/srv/data"]),
+        ("/a:b", ["/a:b"]),
+    ],
+)
+def test_shared_folders_are_read(
+    monkeypatch: pytest.MonkeyPatch, said: str, read: list[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    folders = shared_folders(said, "MANAGER_SHARED_FOLDERS")
+    assert [one.path + (":ro" if one.read_only else "") for one in folders] == read
+    assert all(one.optional for one in folders)
+
+
+@pytest.mark.parametrize(
+    ("said", "uid", "why"),
+    [
+        ("srv", 0, "no absolute path"),
+        ("/srv,/srv:ro", 0, "named twice"),
+        ("/srv,/srv/data:ro", 0, "cannot be read-only: it is in /srv"),
+        ("/srv", 1000, "runs as root"),
+    ],
+)
+def test_shared_folders_that_cannot_be_are_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, said: str, uid: int, why: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(InvalidRequest, match=f"MANAGER_SHARED_FOLDERS cannot be used: .*{why}"):
+        shared_folders(said, "MANAGER_SHARED_FOLDERS")
+
+
+async def test_an_engine_gets_the_shared_folders_that_its_owner_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("all", "asked", "asked/in", "secret"):
+        (tmp_path / name).mkdir()
+    place = tmp_path.resolve()
+
+    async def may_read(uid: int, path: str) -> bool:
+        return (uid, path) != (1000, f"{place}/secret")
+
+    monkeypatch.setattr(given_folders, "may_read", may_read)
+    shared = [
+        HostFolder(f"{place}/{name}", read_only, optional=True)
+        for name, read_only in (("all", True), ("asked/in", True), ("secret", False), ("no", False))
+    ]
+    vms = SimpleNamespace(engine_network=object(), mirror_port=None)
+    given = EngineFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)), shared)
+    asked = HostFolder(f"{place}/asked")
+    for uid, names in ((1000, ["all"]), (0, ["all", "secret"])):
+        spec = EngineSpec("ci", uid, folders=(asked,))
+        expected = [one for one in shared if Path(one.path).name in names]
+        assert await given.checked(spec, None) == (asked, *expected)
+    vms.engine_network = None
+    assert await given.checked(EngineSpec("ci", 1000), None) == (), "where there can be none"

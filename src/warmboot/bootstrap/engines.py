@@ -19,6 +19,7 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.folders.engine_folders import EngineFolders
+from warmboot.manager.engines.folders.given_folders import shared_folders
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
@@ -40,7 +41,8 @@ def wire_engines(
     store, host, events, tasks = core.store, core.host, core.events, core.tasks
     sockets, admission = EngineSockets(host), core.admission
     containers = EngineContainers(store, host)
-    folders = EngineFolders(store, host)
+    shared = shared_folders(core.settings.shared_folders, "MANAGER_SHARED_FOLDERS")
+    folders = EngineFolders(store, host, shared)
     disks = EngineDisks(store, host, core.settings.engine_disk_mib)
 
     async def remove(engine_id: UUID) -> None:

@@ -88,7 +88,8 @@ def _refusal(source: str, engine: str, folders: Sequence[HostFolder]) -> str:
         )
     return (
         f"{source} cannot be mounted: the engine {engine} is in a VM, which does not see this "
-        "machine's folders; create it with `--folder DIR` (`warmboot engine create`), or "
+        "machine's folders; create it with `--folder DIR` (`warmboot engine create`), have the "
+        "manager share it with all engines (MANAGER_SHARED_FOLDERS), or "
         f"{instead}"
     )
 

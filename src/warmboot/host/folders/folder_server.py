@@ -75,12 +75,20 @@ def no_limit(_vm_id: str, _pid: int) -> None:
     """For where there are no VMs' limits."""
 
 
-async def start(serving: Serving, limit: Limit = no_limit, *, all_of_them: bool = True) -> int:
-    """A pidfd of the process, once it serves; an earlier one of the same VM has ended by then.
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that serves. ``refused``: the ids of folders that it cannot."""
+
+    pidfd: int
+    refused: frozenset[str] = frozenset()
+
+
+async def start(serving: Serving, limit: Limit = no_limit, *, all_of_them: bool = True) -> Started:
+    """The process, once it serves; an earlier one of the same VM has ended by then.
 
     ``HostError`` names a folder that the owner may not enter, or why there is no such process;
-    ``VmGone``. Without ``all_of_them`` a folder that cannot be served is stale in the guest, and
-    the others are served.
+    ``VmGone``. One that is optional is refused, and so is any without ``all_of_them``: it is stale
+    in a guest that has mounted it.
     """
     await asyncio.to_thread(end_all, serving.folder)
     listener = await in_thread(lambda: _listener(serving.slot), serving.slot.namespace)
@@ -94,7 +102,7 @@ async def start(serving: Serving, limit: Limit = no_limit, *, all_of_them: bool 
             return await finish(starting)
         except asyncio.CancelledError:
             if not starting.cancelled() and starting.exception() is None:
-                await finish(asyncio.to_thread(_end, starting.result()))
+                await finish(asyncio.to_thread(_end, starting.result().pidfd))
             raise
         finally:
             os.close(vmm)
@@ -141,7 +149,7 @@ def start_at(
     limit: Limit = no_limit,
     *,
     all_of_them: bool = True,
-) -> int:
+) -> Started:
     """The same at a socket that listens, until the process of the pidfd ``vmm`` ends. Blocks."""
     said_to_it, told = os.pipe2(os.O_CLOEXEC)
     answers, said_by_it = os.pipe2(os.O_CLOEXEC)
@@ -158,8 +166,8 @@ def start_at(
                 pipe.write(json.dumps(_as_message(serving)).encode())
             os.close(told)
             told = -1
-            _check(serving, _answer(answers), all_of_them)
-        return pidfd
+            refused = _checked(serving, _answer(answers), all_of_them)
+        return Started(pidfd, refused)
     finally:
         os.close(answers)
         if told >= 0:
@@ -235,17 +243,19 @@ def _answer(pipe: int) -> Mapping[str, Any]:
     return answer
 
 
-def _check(serving: Serving, answer: Mapping[str, Any], all_of_them: bool) -> None:
+def _checked(serving: Serving, answer: Mapping[str, Any], all_of_them: bool) -> frozenset[str]:
+    """The ids of those that are refused. ``HostError`` for one that has to be there."""
     for folder in serving.folders:
         why = answer["refused"].get(folder.id)
-        if why and not all_of_them:
-            log.error("a folder is not served", vm=serving.vm_id, folder=folder.path, error=why)
+        if why and (folder.optional or not all_of_them):
+            log.warning("a folder is not served", vm=serving.vm_id, folder=folder.path, error=why)
         elif why:
             raise HostError(
                 f"the folder {folder.path} cannot be given to an engine of uid {serving.owner_uid}",
                 details=f"as that user it cannot be opened: {why}",
                 resolution="give the owner the right to enter it, or leave the folder out",
             )
+    return frozenset(answer["refused"])
 
 
 def _not_there(why: str) -> HostError:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Collection
 from time import monotonic
 
 import structlog
 
 from warmboot.host.folders import folder_server
-from warmboot.host.folders.folder_server import Serving
+from warmboot.host.folders.folder_server import Serving, Started
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.model.errors import VmGone, WarmbootError
 from warmboot.system.back_off import BackOff
@@ -40,10 +41,15 @@ class FolderServers:
         self._confinement = confinement or Confinement()
         self._watched: dict[str, asyncio.Task[None]] = {}
 
-    async def serve(self, vm_id: str, serving: Serving) -> None:
-        """Return when all of them are served. ``HostError``, ``VmGone``: see ``folder_server``."""
+    async def serve(self, vm_id: str, serving: Serving) -> Collection[str]:
+        """Return when all of them are served but optional ones, of which it gives the ids.
+
+        ``HostError``, ``VmGone``: see ``folder_server``.
+        """
         await self._stop_watching(vm_id)
-        self._begin(vm_id, serving, await self._started(serving, all_of_them=True))
+        server = await self._started(serving, all_of_them=True)
+        self._begin(vm_id, serving, server)
+        return server.refused
 
     async def serve_again(self, vm_id: str, serving: Serving) -> None:
         """The same for a VM that has mounted them, and waits: those that are there. Where it fails,
@@ -109,8 +115,9 @@ class FolderServers:
 class _Server:
     """A process that serves: our child, as nobody else starts one."""
 
-    def __init__(self, pidfd: int) -> None:
-        self._pidfd = pidfd
+    def __init__(self, started: Started) -> None:
+        self.refused = started.refused
+        self._pidfd = started.pidfd
 
     async def ended(self) -> None:
         try:

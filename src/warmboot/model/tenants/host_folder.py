@@ -8,10 +8,15 @@ from hashlib import blake2b
 
 @dataclass(frozen=True, slots=True)
 class HostFolder:
-    """``path`` is absolute, and leads through no symbolic link."""
+    """``path`` is absolute, and leads through no symbolic link.
+
+    ``optional``: nobody asked for it, so an engine comes up without it if it is gone, or its owner
+    may not enter it any more.
+    """
 
     path: str
     read_only: bool = False
+    optional: bool = False
 
     @property
     def id(self) -> str:

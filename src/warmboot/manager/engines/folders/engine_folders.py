@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
 
 import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.folders.folder_server import PORT, Serving
+from warmboot.manager.engines.folders.given_folders import check_nested, found, shared_with
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import GuestError, HostError, InvalidRequest, NotSupported, WarmbootError
 from warmboot.model.runtime_snapshot import FOLDERS, RuntimeSnapshot
@@ -29,23 +27,24 @@ from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
-_NEVER = ("/dev", "/proc", "/sys")
-"""What is in them are no files, and some of it leads out."""
-
 
 class EngineFolders:
-    def __init__(self, store: Store, host: HostAgent) -> None:
+    """``shared``: those that engines get without having asked, if their owners may read them."""
+
+    def __init__(self, store: Store, host: HostAgent, shared: Sequence[HostFolder] = ()) -> None:
         self._store = store
         self._host = host
+        self._shared = shared
 
     async def checked(
         self, spec: EngineSpec, moment: RuntimeSnapshot | None
     ) -> tuple[HostFolder, ...]:
-        """The folders of a new engine: those asked for, and read-only those that its snapshot has.
+        """The folders of a new engine: those asked for, and read-only those that its snapshot has;
+        without a snapshot the shared ones.
 
         ``InvalidRequest``, ``NotSupported``.
         """
-        asked = [await asyncio.to_thread(_found, folder) for folder in spec.folders]
+        asked = [await asyncio.to_thread(found, folder) for folder in spec.folders]
         by_path: dict[str, HostFolder] = {}
         for folder in asked:
             if folder.path in by_path:
@@ -54,7 +53,10 @@ class EngineFolders:
                     resolution="give it once, with :ro if it is to be read only",
                 )
             by_path[folder.path] = folder
-        _check_nested(asked)
+        if moment is None and self._host.vms.engine_network is not None:
+            for folder in await shared_with(spec.owner_uid, self._shared, asked):
+                by_path[folder.path] = folder
+        check_nested(list(by_path.values()))
         for folder in folders_at(moment):
             if not by_path.setdefault(folder.path, folder).read_only:
                 raise InvalidRequest(
@@ -89,10 +91,11 @@ class EngineFolders:
 
     async def bring(self, engine: Engine, record: VmRecord) -> None:
         """Serve them to its VM, and have them mounted there: all of them. Idempotent."""
-        await self._host.folders.serve(record.id, self._serving(engine, record))
+        refused = await self._host.folders.serve(record.id, self._serving(engine, record))
         try:
             link = self._host.vms.link(record.id)
-            await link.mount_folders([folder.id for folder in engine.spec.folders])
+            ids = [folder.id for folder in engine.spec.folders]
+            await link.mount_folders([one for one in ids if one not in refused])
         except GuestError as error:
             raise HostError(
                 f"the folders of the engine {engine.name} are not mounted in it",
@@ -131,45 +134,3 @@ def folders_at(moment: RuntimeSnapshot | None) -> Sequence[HostFolder]:
     """What it had. Read-only: what goes on in it is older than what is in the folders by now."""
     paths = () if moment is None else moment.metadata.get(FOLDERS) or ()
     return [HostFolder(str(path), read_only=True) for path in paths]
-
-
-def _check_nested(folders: Sequence[HostFolder]) -> None:
-    """``InvalidRequest`` for one that would be read-only by its own name alone."""
-    for inner in folders:
-        for outer in folders:
-            if (
-                inner.read_only
-                and not outer.read_only
-                and PurePosixPath(inner.path).is_relative_to(outer.path)
-            ):
-                raise InvalidRequest(
-                    f"the folder {inner.path} cannot be read-only",
-                    details=f"it is in {outer.path}, which is given to be written to",
-                    resolution=f"give {outer.path}:ro, or only folders that are not in each other",
-                )
-
-
-def _found(folder: HostFolder) -> HostFolder:
-    """By the path that leads there through no link. Blocks."""
-    try:
-        path = str(Path(folder.path).resolve())
-        found = Path(path).stat()
-        path.encode()  # as the guest is told of it, and the database
-    except (OSError, RuntimeError, ValueError) as error:  # the second for links that go in circles
-        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        raise InvalidRequest(
-            f"the folder {folder.path} cannot be given to an engine",
-            details=why,
-            resolution="give one that exists on the manager's machine",
-        ) from error
-    if not stat.S_ISDIR(found.st_mode):
-        raise InvalidRequest(
-            f"{folder.path} is no folder", resolution="give the folder that it is in"
-        )
-    if path == "/" or any(PurePosixPath(path).is_relative_to(one) for one in _NEVER):
-        raise InvalidRequest(
-            f"the folder {path} is never given to an engine",
-            details="it is, or has in it, what the kernel shows of this machine",
-            resolution="give the folder that has the files which are needed",
-        )
-    return replace(folder, path=path)

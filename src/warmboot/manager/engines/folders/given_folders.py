@@ -1,0 +1,112 @@
+"""Folders of this machine that may be given to an engine, and that it gets without asking."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from warmboot.host.folders.may_read import may_read
+from warmboot.model.errors import InvalidRequest
+from warmboot.model.tenants.host_folder import HostFolder
+
+log = structlog.get_logger(__name__)
+
+_NEVER = ("/dev", "/proc", "/sys")
+"""What is in them are no files, and some of it leads out."""
+
+
+def shared_folders(said: str, setting: str) -> tuple[HostFolder, ...]:
+    """``DIR[:ro],…``, absolute paths. ``InvalidRequest``. Whether they are there is seen when an
+    engine is made."""
+    folders: dict[str, HostFolder] = {}
+    for word in filter(None, (word.strip() for word in said.split(","))):
+        path, colon, how = word.rpartition(":")
+        if not colon or how not in ("ro", "rw"):
+            path, how = word, "rw"
+        if not path.startswith("/") or path in folders:
+            why = "no absolute path" if not path.startswith("/") else "named twice"
+            raise _refused(setting, f"{path!r} is {why}")
+        folders[path] = HostFolder(path, how == "ro", optional=True)
+    try:
+        check_nested(list(folders.values()))
+    except InvalidRequest as error:
+        raise _refused(setting, f"{error.brief}: {error.details}") from error
+    if folders and os.geteuid() != 0:
+        raise _refused(setting, "only a manager that runs as root can give folders to engines")
+    return tuple(folders.values())
+
+
+def _refused(setting: str, why: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{setting} cannot be used: {why}",
+        details="folders are given as DIR or DIR:ro, separated by commas",
+        resolution="correct the environment variable",
+    )
+
+
+async def shared_with(
+    uid: int, shared: Sequence[HostFolder], asked: Collection[HostFolder]
+) -> Sequence[HostFolder]:
+    """Those of the shared folders that this user gets: what is there, and may be read. For what is
+    asked for, and what is in it, it counts how it is asked for.
+    """
+    folders: dict[str, HostFolder] = {}
+    for folder in shared:
+        try:
+            one = await asyncio.to_thread(found, folder)
+        except InvalidRequest as error:
+            log.warning("a shared folder is not given", folder=folder.path, error=error.brief)
+            continue
+        if any(PurePosixPath(one.path).is_relative_to(other.path) for other in asked):
+            continue
+        if await may_read(uid, one.path):
+            folders.setdefault(one.path, one)
+    return tuple(folders.values())
+
+
+def check_nested(folders: Sequence[HostFolder]) -> None:
+    """``InvalidRequest`` for one that would be read-only by its own name alone."""
+    for inner in folders:
+        for outer in folders:
+            if (
+                inner.read_only
+                and not outer.read_only
+                and PurePosixPath(inner.path).is_relative_to(outer.path)
+            ):
+                raise InvalidRequest(
+                    f"the folder {inner.path} cannot be read-only",
+                    details=f"it is in {outer.path}, which is given to be written to",
+                    resolution=f"give {outer.path}:ro, or only folders that are not in each other",
+                )
+
+
+def found(folder: HostFolder) -> HostFolder:
+    """By the path that leads there through no link. Blocks."""
+    try:
+        path = str(Path(folder.path).resolve())
+        found = Path(path).stat()
+        path.encode()  # as the guest is told of it, and the database
+    except (OSError, RuntimeError, ValueError) as error:  # the second for links that go in circles
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        raise InvalidRequest(
+            f"the folder {folder.path} cannot be given to an engine",
+            details=why,
+            resolution="give one that exists on the manager's machine",
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise InvalidRequest(
+            f"{folder.path} is no folder", resolution="give the folder that it is in"
+        )
+    if path == "/" or any(PurePosixPath(path).is_relative_to(one) for one in _NEVER):
+        raise InvalidRequest(
+            f"the folder {path} is never given to an engine",
+            details="it is, or has in it, what the kernel shows of this machine",
+            resolution="give the folder that has the files which are needed",
+        )
+    return replace(folder, path=path)
