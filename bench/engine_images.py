@@ -31,6 +31,12 @@ async def docker(engine: Engine, *words: str) -> str:
     return out.decode()
 
 
+def timed(*words: str) -> str:
+    """A script that says how long the guest has been up before and after: hundredths of seconds."""
+    clock = "read up idle </proc/uptime; echo $up"
+    return f"{clock}; {' '.join(words)} || exit 1; {clock}"
+
+
 def write_programs(path: Path, *names: str) -> None:
     """A file system with programs of this machine and the libraries that they need."""
     sources = [_program(name) for name in names]

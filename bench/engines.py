@@ -22,7 +22,7 @@ from pathlib import Path
 
 from demo.image import NAME, write_hello_image
 
-from bench.engine_images import add_file, docker, write_programs
+from bench.engine_images import add_file, docker, timed, write_programs
 from bench.measure import Failed, Samples
 from bench.place import BOOT_TIMEOUT_S, Place, build_image, place
 from bench.progress import Progress
@@ -50,16 +50,16 @@ async def measure(progress: Progress) -> dict[str, float]:
         bench = _Bench(progress, samples, at)
         await at.prepare()
         await bench.ready("engine.ready_s", "engine.ready_floor_s")
-        progress.keep(_figures(samples))
+        progress.keep(samples.figures(_RATIOS))
         async with bench.engine() as engine:
             for part in (bench.requests, bench.runs, bench.streams):
                 await part(engine)
-                progress.keep(_figures(samples))
+                progress.keep(samples.figures(_RATIOS))
     async with place(progress, image, standby="1") as at:
         bench = _Bench(progress, samples, at)
         await at.prepare()
         await bench.ready("engine.pooled_s", "engine.pooled_floor_s")
-    return _figures(samples)
+    return samples.figures(_RATIOS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class _Bench:
         await docker(engine, "import", str(archive), CLIENT)
         archive.unlink()
         once = ("run", "--rm", NAME, "/bin/busybox", "true")
-        inside = ("exec", "client", "/bin/busybox", "sh", "-c", _timed("/bin/docker", *once))
+        inside = ("exec", "client", "/bin/busybox", "sh", "-c", timed("/bin/docker", *once))
         await docker(
             *(
                 engine,
@@ -263,12 +263,6 @@ def _read(http: HTTPConnection, target: str, headers: dict[str, str]) -> int:
     return size
 
 
-def _timed(*words: str) -> str:
-    """A script that says how long the guest has been up before and after: hundredths of seconds."""
-    clock = "read up idle </proc/uptime; echo $up"
-    return f"{clock}; {' '.join(words)} || exit 1; {clock}"
-
-
 def _write_big(path: Path) -> None:
     """A file system of random bytes, in files of 10 MiB."""
     with tarfile.open(path, "w") as archive:
@@ -283,16 +277,3 @@ _RATIOS = {
     "engine.stream_over_direct": ("engine.stream_s", "engine.stream_direct_s"),
     "engine.run_over_guest": ("engine.run_s", "engine.run_guest_s"),
 }
-
-
-def _figures(samples: Samples) -> dict[str, float]:
-    """Of what was measured so far."""
-    figures = {}
-    for ratio, names in _RATIOS.items():
-        if not all(samples.runs(name) for name in names):
-            continue
-        figures[ratio] = samples.ratio(*names)
-        for name in names:
-            figures[name] = samples.median(name)
-            figures[f"{name}.runs"] = samples.runs(name)
-    return figures

@@ -70,6 +70,12 @@ GROUPS: Mapping[str, Group] = {
             ("engine",),
         ),
         Group(
+            "folder",
+            "folders of the host in an engine: a large file, `git status` in many small ones",
+            "bench.folders",
+            ("folder",),
+        ),
+        Group(
             "fork",
             "forks: the source's standstill, until a database answers, memory of eight",
             "bench.forks",

@@ -31,6 +31,18 @@ class Samples:
     def ratio(self, name: str, over: str) -> float:
         return self.median(name) / self.median(over)
 
+    def figures(self, ratios: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+        """The ratios of which both parts were measured so far, and those parts."""
+        found: dict[str, float] = {}
+        for ratio, names in ratios.items():
+            if not all(self.runs(name) for name in names):
+                continue
+            found[ratio] = self.ratio(*names)
+            for name in names:
+                found[name] = self.median(name)
+                found[f"{name}.runs"] = self.runs(name)
+        return found
+
 
 TARGETS: Mapping[str, tuple[str, float]] = {
     "boot.warm_over_floor": ("≤", 1.3),
@@ -54,6 +66,8 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "engine.stream_over_direct": ("≤", 1.15),
     "engine.run_over_guest": ("≤", 1.15),
     "run.options_over_plain": ("≤", 1.15),
+    "folder.read_over_tcp": ("≤", 2.0),
+    "folder.status_over_local": ("≤", 10.0),
     "fork.standstill_over_copy": ("≤", 1.5),
     "fork.fixed_over_pause": ("≤", 4.0),
     "fork.ready_over_floor": ("≤", 2.5),
