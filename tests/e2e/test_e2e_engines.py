@@ -19,7 +19,12 @@ from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
 from tests.e2e.docker_engines import Engine, engine_at, page_at, page_soon
 from tests.e2e.engine_identities import KEEPER, identity_of, run_keeper
-from tests.e2e.host_folders import a_fork_only_reads, folders_are_live
+from tests.e2e.host_folders import (
+    a_fork_only_reads,
+    folders_are_as_programs_want_them,
+    folders_are_live,
+    given_folders,
+)
 from tests.e2e.host_servers import GREETING, greeter, own_address
 from tests.support.identities import faults
 from tests.support.ports import free_port
@@ -124,8 +129,12 @@ async def test_a_larger_disk_is_warm_and_what_is_freed_in_it_comes_back(
 async def test_a_published_port_is_there_when_docker_has_answered(
     place: Site, archive: Archive, tmp_path: Path
 ) -> None:
-    async with engine_at(place, "ports", archive, "--folder", str(tmp_path)) as engine:
+    async with (
+        given_folders(tmp_path) as options,
+        engine_at(place, "ports", archive, *options) as engine,
+    ):
         await folders_are_live(engine, tmp_path)
+        await folders_are_as_programs_want_them(engine, tmp_path)
         number = free_port()
         await engine.docker("run", "-d", "--name", "web", "-p", f"{number}:8080", TOOLS)
         assert await eventually(lambda: page_soon(number), "its web server listens") == PAGE
