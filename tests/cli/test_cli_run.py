@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
+from warmboot.model.tenants.host_folder import HostFolder
+
 
 def test_run_shows_the_output_and_exits_with_the_containers_code(cli: Cli) -> None:
     done = cli("run", "--name", "c", "busybox", "echo", "hi", "-x", "--name=not-ours")
@@ -129,6 +131,20 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
     assert "docker save" in missing.stderr
 
 
+def test_run_gives_folders_with_the_callers_rights(cli: Cli, served: Served) -> None:
+    words = ("--folder", ".", "--folder", "/srv/data:ro", "-v", "./src:/src:ro")
+    done = cli("run", "-d", *words, "--mount", "type=bind,src=/srv/data,dst=/data", "app")
+    assert done.returncode == 0, done.stderr
+    (container,) = served.fakes.containers.rows.values()
+    spec, here = container.spec, Path.cwd()
+    assert spec.folders == (HostFolder(str(here)), HostFolder("/srv/data", read_only=True))
+    assert spec.owner_uid == os.getuid()
+    assert [(one.source, one.read_only) for one in spec.options.mounts] == [
+        (f"{here}/src", True),
+        ("/srv/data", False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -142,8 +158,9 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["-p", "x:1:1"], "not an IPv4 address"),
         (["-p", "[::1]:8080:80"], "on IPv4 addresses only"),
         (["-p", "::1:8080:80"], "on IPv4 addresses only"),
-        (["-v", "/data:/data"], "folders of this machine cannot be mounted"),
-        (["--mount", "type=bind,source=/data,target=/data"], "folders of this machine"),
+        (["-v", "a/b:/data"], "includes invalid characters for a volume name"),
+        (["--mount", "type=bind,target=/data"], "source is required"),
+        (["--folder", ""], "is no folder"),
         (["-w", "data"], "not an absolute path"),
         (["-h", "Not_A_Name"], "not a host name"),
         (["--stop-signal", "NONE"], "is not a signal"),

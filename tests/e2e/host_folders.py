@@ -10,10 +10,11 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.e2e.conftest import TOOLS
+from tests.e2e.conftest import TOOLS, Archive
 from tests.e2e.docker_engines import Engine
 from tests.support.eventually import eventually
 from tests.support.site_processes import command_of
+from tests.support.vms import Site
 
 from warmboot.host.vm.leftovers import users_of
 from warmboot.system.programs import run_program
@@ -104,6 +105,18 @@ async def folders_are_live(engine: Engine, folder: Path) -> None:
     (server,) = [pid for vm in vms.iterdir() for pid in servers_of(vm)]
     os.kill(server, signal.SIGKILL)
     assert (await engine.docker(*mounted, "cat /src/word")).out == "from the host"
+
+
+async def a_container_of_its_own_has_them(place: Site, archive: Archive, folder: Path) -> None:
+    """``warmboot run -v``: with ``--folder``, and else a sentence that says so."""
+    words = ("-v", f"{folder}/code:/src", "--archive", str(archive.path), TOOLS, "sh", "-c")
+    script = "cat /src/word; echo from a container >/src/said"
+    ran = await place.cli("run", "--rm", "--folder", str(folder), *words, script)
+    assert ran.out == "from the host"
+    assert (folder / "code" / "said").read_text() == "from a container\n"
+    refused = await place.cli("run", "--rm", *words, script, code=125)
+    assert "cannot be mounted" in refused.err
+    assert "--folder" in refused.err
 
 
 async def folders_are_as_programs_want_them(engine: Engine, folder: Path) -> None:

@@ -20,6 +20,7 @@ from tests.e2e.copies import add_shared
 from tests.e2e.docker_engines import Engine, engine_at, page_at, page_soon
 from tests.e2e.engine_identities import KEEPER, identity_of, run_keeper
 from tests.e2e.host_folders import (
+    a_container_of_its_own_has_them,
     a_fork_only_reads,
     folders_are_as_programs_want_them,
     folders_are_live,
@@ -135,6 +136,7 @@ async def test_a_published_port_is_there_when_docker_has_answered(
     ):
         await folders_are_live(engine, tmp_path)
         await folders_are_as_programs_want_them(engine, tmp_path)
+        await a_container_of_its_own_has_them(place, archive, tmp_path)
         number = free_port()
         await engine.docker("run", "-d", "--name", "web", "-p", f"{number}:8080", TOOLS)
         assert await eventually(lambda: page_soon(number), "its web server listens") == PAGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,13 @@ from warmboot.model.tenants.container_options import (
     ContainerOptions,
     Health,
     HealthCheck,
+    Mount,
+    MountType,
     PullPolicy,
     RestartMode,
     RestartPolicy,
 )
+from warmboot.model.tenants.host_folder import HostFolder
 
 
 async def described(manager: Manager, container: Container) -> dict[str, Any]:
@@ -35,6 +39,18 @@ async def test_its_docker_is_told_of_them(manager: Manager) -> None:
     assert host["NanoCpus"] == 500_000_000
     assert host["NetworkMode"] == "container:warmboot-sandbox"
     assert (await manager.containers.get("web")).spec.options == options
+
+
+async def test_what_it_binds_is_in_a_folder_that_it_was_given(
+    manager: Manager, tmp_path: Path
+) -> None:
+    place = str(tmp_path.resolve())
+    options = ContainerOptions(mounts=(Mount("/src", MountType.BIND, place),))
+    with pytest.raises(InvalidRequest, match="cannot be mounted"):
+        await manager.run(options=options)
+    with pytest.raises(InvalidRequest, match="no network"):  # simulated VMs have none
+        await manager.run(options=options, folders=(HostFolder(place),))
+    assert not await manager.containers.list(all_states=True)
 
 
 async def test_names_of_its_own_need_a_network_of_its_own_and_the_stages_show_it(

@@ -25,10 +25,10 @@ async def test_what_cannot_be_given_is_refused_in_words(place: Lab, tmp_path: Pa
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     async with place.manager() as m:
         for paths, why in (
-            (["/nonexistent"], "cannot be given to an engine"),
-            ([str(tmp_path / "loop")], "cannot be given to an engine"),
-            ([str(tmp_path / "no text")], "cannot be given to an engine"),
-            (["/" + "x" * 300], "cannot be given to an engine"),
+            (["/nonexistent"], "cannot be given to a VM"),
+            ([str(tmp_path / "loop")], "cannot be given to a VM"),
+            ([str(tmp_path / "no text")], "cannot be given to a VM"),
+            (["/" + "x" * 300], "cannot be given to a VM"),
             ([str(file)], "is no folder"),
             (["/"], "never given"),
             (["/proc"], "never given"),

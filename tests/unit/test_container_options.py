@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,13 +223,30 @@ def test_volumes_are_named(text: str, found: dict[str, Any]) -> None:
     assert asked(mounts=[found]).mounts[0].type is MountType.VOLUME
 
 
-@pytest.mark.parametrize("text", ["/host:/data", "./code:/code", "~/x:/x", "a/b:/x"])
-def test_folders_of_the_host_are_refused_with_what_to_do(text: str) -> None:
-    with pytest.raises(ValueError, match="folders of this machine cannot be mounted"):
+@pytest.mark.parametrize("source", ["/host", "./code", ".", "../code"])
+def test_paths_of_the_host_are_bound(source: str) -> None:
+    found = {"type": "bind", "source": str(Path(source).absolute()), "target": "/src"}
+    assert docker.volume(f"{source}:/src") == found
+    assert docker.volume(f"{source}:/src:ro,z") == {**found, "read_only": True}
+    assert docker.mount(f"type=bind,source={source},target=/src") == found
+    (mount,) = asked(mounts=[found]).mounts
+    assert mount.type is MountType.BIND
+    assert host_config(ContainerOptions(mounts=(mount,)))["Mounts"] == [
+        {"Type": "bind", "Target": "/src", "ReadOnly": False, "Source": found["source"]}
+    ]
+
+
+@pytest.mark.parametrize("text", ["~/x:/x", "a/b:/x", "a\\b:/x"])
+def test_what_is_neither_a_path_nor_a_name_is_refused_with_what_to_do(text: str) -> None:
+    with pytest.raises(ValueError, match="a folder of this machine begins with"):
         docker.volume(text)
-    source, _, target = text.partition(":")
-    with pytest.raises(ValueError, match="folders of this machine cannot be mounted"):
-        docker.mount(f"type=bind,source={source},target={target}")
+
+
+def test_only_paths_are_bound_and_no_path_is_a_volume() -> None:
+    for kind, source in ((MountType.BIND, "db"), (MountType.VOLUME, "/srv"), (MountType.BIND, "")):
+        options = ContainerOptions(mounts=(Mount("/data", kind, source),))
+        with pytest.raises(InvalidRequest, match="invalid source"):
+            options.check(auto_remove=False, archive=False)
 
 
 @pytest.mark.parametrize(

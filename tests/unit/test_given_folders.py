@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from warmboot.manager.engines.folders import given_folders
-from warmboot.manager.engines.folders.engine_folders import EngineFolders
-from warmboot.manager.engines.folders.given_folders import shared_folders
+from warmboot.manager.folders import given_folders
+from warmboot.manager.folders.given_folders import shared_folders
+from warmboot.manager.folders.tenant_folders import TenantFolders
+from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import InvalidRequest
+from warmboot.model.tenants.container_options import ContainerOptions, Mount, MountType
 from warmboot.model.tenants.engine import EngineSpec
 from warmboot.model.tenants.host_folder import HostFolder
 
@@ -26,7 +29,7 @@ async def test_the_port_at_which_folders_are_is_no_port_of_the_hosts(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     vms = SimpleNamespace(engine_network=object(), mirror_port=mirror)
-    given = EngineFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)))
+    given = TenantFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)))
     folder = HostFolder(str(tmp_path.resolve()))
     spec = EngineSpec("ci", 0, host_ports=(port,), folders=(folder,))
     if possible:
@@ -90,7 +93,7 @@ async def test_an_engine_gets_the_shared_folders_that_its_owner_may_read(
         for name, read_only in (("all", True), ("asked/in", True), ("secret", False), ("no", False))
     ]
     vms = SimpleNamespace(engine_network=object(), mirror_port=None)
-    given = EngineFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)), shared)
+    given = TenantFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)), shared)
     asked = HostFolder(f"{place}/asked")
     for uid, names in ((1000, ["all"]), (0, ["all", "secret"])):
         spec = EngineSpec("ci", uid, folders=(asked,))
@@ -98,3 +101,54 @@ async def test_an_engine_gets_the_shared_folders_that_its_owner_may_read(
         assert await given.checked(spec, None) == (asked, *expected)
     vms.engine_network = None
     assert await given.checked(EngineSpec("ci", 1000), None) == (), "where there can be none"
+
+
+def container(*sources: str, folders: tuple[HostFolder, ...] = (), uid: int = 0) -> ContainerSpec:
+    mounts = tuple(
+        Mount(f"/src{number}", MountType.BIND, source) for number, source in enumerate(sources)
+    )
+    options = ContainerOptions(mounts=(Mount("/data", source="db"), *mounts))
+    return ContainerSpec("app", "redis", options=options, folders=folders, owner_uid=uid)
+
+
+async def test_a_container_gets_its_folders_and_those_of_the_shared_ones_that_it_mounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    place = tmp_path.resolve()
+    for name in ("own/code", "all/new", "other", "secret"):
+        (place / name).mkdir(parents=True)
+    (place / "link").symlink_to(place / "own" / "code")
+    (place / "own" / "out").symlink_to(place)
+
+    async def may_read(_: int, path: str) -> bool:
+        return not path.endswith("secret")
+
+    monkeypatch.setattr(given_folders, "may_read", may_read)
+    own = HostFolder(f"{place}/own", read_only=True)
+    shared = [HostFolder(f"{place}/{name}", optional=True) for name in ("all", "other", "secret")]
+    vms = SimpleNamespace(engine_network=object(), mirror_port=None)
+    given = TenantFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)), shared)
+
+    assert await given.checked_for(container()) == (), "one that mounts none has no server"
+    spec = container(f"{place}/link", f"{place}/all/new", folders=(own,))
+    assert await given.checked_for(spec) == (own, shared[0])
+    mounted = await given.mounted(replace(spec, folders=(own, shared[0])))
+    assert [one.source for one in mounted.options.mounts] == [
+        "db",
+        f"/run/warmboot/folders/{own.id}/code",
+        f"/run/warmboot/folders/{shared[0].id}/new",
+    ]
+    for source in ("own", "own/out/other2", "secret", "own/../x"):
+        with pytest.raises(InvalidRequest, match="cannot be mounted") as refused:
+            await given.checked_for(container(f"{place}/{source}"))
+        assert "--folder" in refused.value.resolution
+    with pytest.raises(InvalidRequest, match="bind source path does not exist"):
+        await given.checked_for(container(f"{place}/own/no", folders=(own,)))
+    (place / "link").unlink()
+    (place / "link").symlink_to(place)
+    with pytest.raises(InvalidRequest, match="cannot be mounted"):
+        await given.mounted(replace(spec, folders=(own, shared[0])))
+    vms.engine_network = None
+    with pytest.raises(InvalidRequest, match="no network"):
+        await given.checked_for(container(folders=(own,)))

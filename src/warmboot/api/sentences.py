@@ -14,9 +14,9 @@ from warmboot.api.schemas.option_requests import (
     DOMAIN_PATTERN,
     HOST_PATTERN,
     PLATFORM_PATTERN,
+    SOURCE_PATTERN,
     SYSCTL_PATTERN,
     ULIMIT_PATTERN,
-    VOLUME_PATTERN,
 )
 from warmboot.api.schemas.requests import (
     ABSOLUTE_PATTERN,
@@ -51,8 +51,8 @@ PATTERNS: Mapping[str, str] = {
     PLATFORM_PATTERN: "it must be OS/ARCHITECTURE, as linux/amd64",
     SYSCTL_PATTERN: "it must be the name of a kernel parameter, as net.core.somaxconn",
     ULIMIT_PATTERN: "it must be the name of a limit, as nofile",
-    VOLUME_PATTERN: "it must be the name of a volume: two or more letters, digits, '_', '.' and "
-    "'-', with a letter or digit first; folders of the host cannot be mounted",
+    SOURCE_PATTERN: "it must be the name of a volume: two or more letters, digits, '_', '.' and "
+    "'-', with a letter or digit first; or the absolute path of what is bound",
     ARCHIVE_PATTERN: "it must be the id of an archive, 64 hexadecimal digits",
 }
 # By the type of the finding; what is in braces comes with it.

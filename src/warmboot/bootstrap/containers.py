@@ -17,6 +17,7 @@ from warmboot.manager.containers.create_container import CreateContainer
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.folders.tenant_folders import TenantFolders
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,17 @@ class ContainerParts:
 
 
 def wire_containers(
-    core: Core, garbage: GarbageParts, snapshots: SnapshotParts, tenants: TenantParts
+    core: Core,
+    garbage: GarbageParts,
+    snapshots: SnapshotParts,
+    tenants: TenantParts,
+    folders: TenantFolders,
 ) -> ContainerParts:
     settings, tasks = core.settings, core.tasks
     store, host, events = core.store, core.host, core.events
     archives = ArchiveFiles(settings.storage_root / "archives", core.uploads)
     bring_up = BringUp(
-        store, host, events, tenants.boot, core.admission, snapshots.health, archives
+        *(store, host, events, tenants.boot, core.admission, snapshots.health, archives, folders)
     )
 
     async def remove(container_id: UUID) -> None:
@@ -45,11 +50,12 @@ def wire_containers(
     unresponsive = KeepUnresponsive(store, host, events, tasks, watch, core.reconcile_failures)
     events.observe(unresponsive.on_event)
     ports = HostPorts(store, host)
-    create = CreateContainer(store, host, events, archives, ports, settings.default_shape)
+    create = CreateContainer(store, host, events, archives, ports, folders, settings.default_shape)
     containers = Containers(
         *(store, host, events, tasks, bring_up, core.admission, watch, create, garbage.collect),
         unresponsive,
         ports,
+        folders,
         *(tenants.pauses, tenants.freeze, core.runner, tenants.vms, settings.max_forks),
     )
     files = ContainerFiles(containers.in_guest)

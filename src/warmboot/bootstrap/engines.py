@@ -18,14 +18,13 @@ from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
-from warmboot.manager.engines.folders.engine_folders import EngineFolders
-from warmboot.manager.engines.folders.given_folders import shared_folders
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.engines.users.default_engines import WAKE, DefaultEngines
 from warmboot.manager.engines.users.named_users import named_users
 from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.folders.tenant_folders import TenantFolders
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,15 @@ class EngineParts:
 
 
 def wire_engines(
-    core: Core, garbage: GarbageParts, snapshots: SnapshotParts, tenants: TenantParts
+    core: Core,
+    garbage: GarbageParts,
+    snapshots: SnapshotParts,
+    tenants: TenantParts,
+    folders: TenantFolders,
 ) -> EngineParts:
     store, host, events, tasks = core.store, core.host, core.events, core.tasks
     sockets, admission = EngineSockets(host), core.admission
     containers = EngineContainers(store, host)
-    shared = shared_folders(core.settings.shared_folders, "MANAGER_SHARED_FOLDERS")
-    folders = EngineFolders(store, host, shared)
     disks = EngineDisks(store, host, core.settings.engine_disk_mib)
 
     async def remove(engine_id: UUID) -> None:

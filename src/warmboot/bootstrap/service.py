@@ -28,7 +28,7 @@ from warmboot.bootstrap.logs import configure_logging
 from warmboot.bootstrap.metrics import wire_metrics
 from warmboot.bootstrap.service_manager import READY, STOPPING, notify
 from warmboot.bootstrap.snapshots import SnapshotParts, wire_snapshots
-from warmboot.bootstrap.tenants import VmParts, wire_tenants, wire_vms
+from warmboot.bootstrap.tenants import VmParts, wire_folders, wire_tenants, wire_vms
 from warmboot.bootstrap.workers import WorkerParts, wire_workers, worker_checks
 from warmboot.host.agent import HostAgent
 from warmboot.manager import doctor
@@ -141,8 +141,9 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
     snapshots = wire_snapshots(core, garbage, checks, workers, metrics.failed)
     vms = wire_vms(core, metrics.failed)
     tenants = wire_tenants(core, checks, snapshots, vms)
-    containers = wire_containers(core, garbage, snapshots, tenants)
-    engines = wire_engines(core, garbage, snapshots, tenants)
+    folders = wire_folders(core)
+    containers = wire_containers(core, garbage, snapshots, tenants, folders)
+    engines = wire_engines(core, garbage, snapshots, tenants, folders)
     images = wire_images(core, garbage, checks, snapshots.snapshots)
     reconcile = Reconcile(
         core.store,

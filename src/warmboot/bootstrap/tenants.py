@@ -8,6 +8,8 @@ from warmboot.bootstrap.core import Core
 from warmboot.bootstrap.images import ImageChecks
 from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.manager.core.background import Failed
+from warmboot.manager.folders.given_folders import shared_folders
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.tenants.boot_tenant import BootTenant
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.pause_tenant import PauseTenant
@@ -55,3 +57,8 @@ def wire_tenants(
     events.observe(stalled.on_event)
     freeze = FreezeTenant(store, host, core.runner, events, pauses)
     return TenantParts(boot, stalled, pauses, freeze, vms.boot)
+
+
+def wire_folders(core: Core) -> TenantFolders:
+    shared = shared_folders(core.settings.shared_folders, "MANAGER_SHARED_FOLDERS")
+    return TenantFolders(core.store, core.host, shared)

@@ -289,3 +289,13 @@ def _env_line(line: str) -> tuple[str, str | None]:
     if " " in name or "\t" in name:
         raise ValueError(f"there is a blank in the name {name!r}; write NAME=VALUE")
     return name, value if assigned else None
+
+
+def parse_given_folder(said: str) -> dict[str, Any]:
+    """``DIR[:ro]``: a folder of this machine, as the API has it. ``ValueError``."""
+    path, colon, how = said.rpartition(":")
+    if not colon or how not in ("ro", "rw"):
+        path, how = said, "rw"
+    if not path:
+        raise ValueError(f"{said!r} is no folder; one looks like . or /srv/code:ro")
+    return {"path": str(Path(path).absolute()), "read_only": how == "ro"}

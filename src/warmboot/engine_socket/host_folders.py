@@ -1,8 +1,8 @@
 """Bind mounts of a container or a volume: which folders of this machine they mean.
 
 An engine is in a VM, which sees of this machine's files only the folders that it was given: there,
-each is below ``IN_GUEST``, by its id. Links on the way to a mount's source are followed here, and
-what that leads to has to be in one of them; inside the VM nothing leads back.
+each is below ``mounted_folders.IN_GUEST``, by its id. Links on the way to a mount's source are
+followed here, and what that leads to has to be in one of them; inside the VM nothing leads back.
 
 Paths of the VM's own system (``/proc``), and its Docker's socket by all of its names, pass: also by
 those which it has on this machine, because ``DOCKER_HOST`` says so. The VM knows it by its usual
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal
+from warmboot.host.folders.mounted_folders import folder_of
 from warmboot.model.tenants.host_folder import HostFolder
-
-IN_GUEST = "/run/warmboot/folders"
-"""Where ``guest.folders`` mounts them."""
 
 DOCKER_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 _SYSTEM = ("/proc", "/sys", "/dev", "/lib/modules", "/etc/localtime", "/var/lib/docker")
@@ -48,14 +46,8 @@ def _given(source: str, folders: Sequence[HostFolder]) -> str | None:
     named = _clean(source)
     if not folders or not source.startswith("/") or _is_systems(named) or named in DOCKER_SOCKETS:
         return None
-    try:
-        path = Path(source).resolve()
-    except (OSError, RuntimeError, ValueError):  # links in circles, or no name of a file
-        return None
-    for folder in sorted(folders, key=lambda one: len(one.path), reverse=True):
-        if path.is_relative_to(folder.path):
-            return str(PurePosixPath(IN_GUEST, folder.id) / path.relative_to(folder.path))
-    return None
+    found = folder_of(source, folders)
+    return None if found is None else found[1]
 
 
 def check_volume(volume: Mapping[str, Any], engine: str) -> None:

@@ -226,6 +226,7 @@ class Reconcile:
             self._containers.resume(container.id)
         elif alive and container.state in _ADOPTED:
             await self._pauses.settle(container)
+            await self._containers.folders.adopt(container)
             await self._adopt(container, alive[0].id)
             log.info(f"Container {container.id} adopted in {alive[0].id}")
 

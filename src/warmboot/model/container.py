@@ -35,6 +35,7 @@ from warmboot.model.tenants.boot import (
     StageTiming,
 )
 from warmboot.model.tenants.container_options import ContainerOptions, Health
+from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.model.transitions import Transitions
 from warmboot.model.vm import VmKind
 
@@ -152,7 +153,8 @@ class ContainerSpec:
     ``None`` of ``user``, ``working_dir`` and ``stop_signal`` is the image's own, of ``hostname``
     the name's, of ``stop_timeout_s`` the default. With ``publish_all`` the ports that the image
     exposes are published, too, at any free ones. ``snapshot`` is the id of the moment of another
-    container, from which it goes on; empty for none.
+    container, from which it goes on; empty for none. ``folders``: of the host, in which is what it
+    mounts, with the rights of the host's user ``owner_uid``.
     """
 
     name: str
@@ -177,6 +179,8 @@ class ContainerSpec:
     options: ContainerOptions = field(default_factory=ContainerOptions)
     publish_all: bool = False
     snapshot: str = ""
+    owner_uid: int = 0
+    folders: tuple[HostFolder, ...] = ()
 
     @property
     def host_name(self) -> str:

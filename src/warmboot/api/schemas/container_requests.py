@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
-from warmboot.api.schemas.option_requests import OptionsIn
+from warmboot.api.schemas.option_requests import FolderIn, OptionsIn
 from warmboot.api.schemas.requests import (
     ARCHIVE_PATTERN,
     KEYS,
     MAX_STOP_TIMEOUT_S,
+    MAX_UID,
     OR_WHOLE,
     WORKING_DIR_PATTERN,
     Environment,
@@ -114,6 +116,24 @@ class ContainerIn(Strict):
     stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S), OR_WHOLE] | None = None
     publish_all: StrictBool = False
     options: Annotated[OptionsIn, Field(default_factory=OptionsIn)]
+    folders: Annotated[
+        list[FolderIn],
+        Field(
+            max_length=16,
+            default_factory=list,
+            description="folders of this host in which is what it mounts",
+        ),
+    ]
+    owner_uid: Annotated[
+        StrictInt | None,
+        Field(
+            ge=0,
+            le=MAX_UID,
+            description="the user of this host with whose rights its folders are read and written; "
+            "left out, the manager's own",
+        ),
+        OR_WHOLE,
+    ] = None
 
     def to_model(self) -> ContainerSpec:
         check_size([*(self.entrypoint or ()), *(self.command or ())], assignments(self.environment))
@@ -121,6 +141,7 @@ class ContainerIn(Strict):
             ContainerSpec,
             name=self.name or invent_name(),
             stop_signal=self.stop_signal or "",
+            owner_uid=os.geteuid() if self.owner_uid is None else self.owner_uid,
         )
         for port in spec.ports:
             if port.host_port_last and not 0 < port.host_port <= port.host_port_last:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AliasPath, Field
 
-from warmboot.api.schemas.responses import Out, ShapeOut, asked
+from warmboot.api.schemas.responses import FolderOut, Out, ShapeOut, asked
 from warmboot.model.container import ContainerState
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.container_options import ContainerOptions, Health
@@ -78,6 +78,14 @@ class ContainerOut(Out):
     stop_timeout_s: int | None = asked("stop_timeout_s")
     options: ContainerOptions = asked("options")
     publish_all: bool = asked("publish_all")
+    folders: list[FolderOut] = Field(
+        validation_alias=AliasPath("spec", "folders"),
+        description="folders of this host in which is what it mounts",
+    )
+    owner_uid: int = Field(
+        validation_alias=AliasPath("spec", "owner_uid"),
+        description="the user of this host with whose rights they are read and written",
+    )
     runtime_image_id: UUID | None = Field(validation_alias="base_image_id")
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None

@@ -95,14 +95,15 @@ FIELDS: Mapping[str, str] = {
     ),
     "tmpfs": "options, as size=64m, by the path at which a tmpfs is mounted",
     **dict.fromkeys(
-        ("OptionsIn.mounts", "ContainerOptions.mounts"), "volumes of its VM, and tmpfs in it"
+        ("OptionsIn.mounts", "ContainerOptions.mounts"),
+        "volumes of its VM, tmpfs, and what is in its folders",
     ),
     **{
         f"{model}.{field}": text
         for model in ("VolumeMountIn", "Mount")
         for field, text in {
-            "source": "a volume's name; empty: a new one",
-            "type": "volume or tmpfs",
+            "source": "a volume's name; empty: a new one; of a bind: an absolute path on the host",
+            "type": "volume, tmpfs or bind",
             "size_bytes": "of a tmpfs: its size at most",
             "mode": "of a tmpfs: its permissions, as a number",
         }.items()

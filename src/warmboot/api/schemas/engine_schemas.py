@@ -11,10 +11,11 @@ from uuid import UUID
 from pydantic import AfterValidator, AliasPath, Field, StrictBool, StrictFloat, StrictInt
 
 from warmboot.api.schemas.container_responses import BootAttemptOut, StageOut
+from warmboot.api.schemas.option_requests import FolderIn
 from warmboot.api.schemas.requests import (
-    ABSOLUTE_PATTERN,
     KEYS,
     LABEL_PATTERN,
+    MAX_UID,
     NO_NUL_PATTERN,
     OR_WHOLE,
     LabelName,
@@ -23,14 +24,13 @@ from warmboot.api.schemas.requests import (
     ShapeIn,
     Strict,
 )
-from warmboot.api.schemas.responses import Out, ShapeOut, asked
+from warmboot.api.schemas.responses import FolderOut, Out, ShapeOut, asked
 from warmboot.model.conventions.names import invent_name
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.shapes import MAX_DISK_MIB
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import EngineSpec, EngineState
 
-MAX_UID = 2**32 - 2
 MAX_TIME_TO_LIVE_S = 366 * 86_400
 
 LoginText = Annotated[str, Field(max_length=8192, pattern=NO_NUL_PATTERN)]
@@ -69,23 +69,6 @@ class TcpIn(Strict):
     port: Annotated[
         StrictInt, Field(ge=1, le=65_535, description="a TCP port that is free there"), OR_WHOLE
     ]
-
-
-class FolderIn(Strict):
-    """A folder of the manager's machine that is given to an engine."""
-
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=4095,
-            pattern=ABSOLUTE_PATTERN,
-            description="an absolute path on the manager's machine",
-        ),
-    ]
-    read_only: Annotated[
-        StrictBool, Field(description="whether nothing can be changed in it from the engine")
-    ] = False
 
 
 class EngineIn(Strict):
@@ -237,13 +220,6 @@ class CertificatesOut(Out):
     cert: str = Field(validation_alias=AliasPath("certificate"), description="the client's own")
     key: str = Field(description="the private key of cert")
     expires_at: datetime = Field(description="when they are not valid any more")
-
-
-class FolderOut(Out):
-    """A folder of the manager's machine that an engine was given."""
-
-    path: str = Field(description="its path on the manager's machine, without symbolic links")
-    read_only: bool = Field(description="whether nothing can be changed in it from the engine")
 
 
 class EngineOut(Out):

@@ -25,7 +25,7 @@ from warmboot.model.tenants.container_options import (
 
 CAPABILITY_PATTERN = r"^[a-zA-Z_]{1,40}$"
 SYSCTL_PATTERN = r"^[a-zA-Z0-9_][a-zA-Z0-9_.\/-]{0,255}$"
-VOLUME_PATTERN = r"^([a-zA-Z0-9][a-zA-Z0-9_.-]+)?$"
+SOURCE_PATTERN = r"^([a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}|\/[^\x00]*)?$"
 ULIMIT_PATTERN = r"^[a-z]{1,16}$"
 HOST_PATTERN = r"^[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,253}):[0-9a-zA-Z.:-]{1,64}$"
 DOMAIN_PATTERN = r"^(\.|[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,253})$"
@@ -68,12 +68,30 @@ class UlimitIn(Strict):
     hard: Limit
 
 
+class FolderIn(Strict):
+    """A folder of the manager's machine that is given to an engine."""
+
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=4095,
+            pattern=ABSOLUTE_PATTERN,
+            description="an absolute path on the manager's machine",
+        ),
+    ]
+    read_only: Annotated[
+        StrictBool, Field(description="whether nothing can be changed in it from the engine")
+    ] = False
+
+
 class VolumeMountIn(Strict):
-    """A volume or a tmpfs in it. Volumes are in its VM, and go with it."""
+    """A volume, a tmpfs, or a path of the host that is in a folder which it was given. Volumes are
+    in its VM, and go with it."""
 
     type: MountType = MountType.VOLUME
     target: Path
-    source: Annotated[str, Field(max_length=255, pattern=VOLUME_PATTERN)] = ""
+    source: Annotated[str, Field(max_length=4095, pattern=SOURCE_PATTERN)] = ""
     read_only: StrictBool = False
     size_bytes: Bytes | None = None
     mode: Annotated[StrictInt, Field(ge=0, le=0o7777), OR_WHOLE] | None = None

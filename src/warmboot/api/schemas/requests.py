@@ -34,6 +34,7 @@ T = TypeVar("T")
 # The patterns repeat what the validators check, so that the schema says it too.
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
 ENV_NAME_PATTERN = r"^[^=\x00]+$"
+MAX_UID = 2**32 - 2
 NO_NUL_PATTERN = r"^[^\x00]*$"
 # Not \s: what it means is another thing in each dialect of regular expressions.
 _WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"

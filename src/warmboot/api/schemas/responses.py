@@ -91,3 +91,10 @@ class EventOut(Out):
     kind: str
     subject_id: str
     data: dict[str, Any]
+
+
+class FolderOut(Out):
+    """A folder of the manager's machine that an engine or a container was given."""
+
+    path: str = Field(description="its path on the manager's machine, without symbolic links")
+    read_only: bool = Field(description="whether nothing can be changed in it from inside")

@@ -9,17 +9,13 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from warmboot.cli.parsing import in_seconds, size_in_bytes
 from warmboot.model.shapes import MAX_VCPUS
 from warmboot.model.tenants.container_options import ULIMITS, PullPolicy, RestartMode
 
-_NO_FOLDERS = (
-    "folders of this machine cannot be mounted: the container runs in its own VM, which cannot "
-    "access them; put files into the image, or write them with `warmboot exec -i`; volumes have "
-    "names: -v NAME:/path"
-)
 _READ_ONLY = {"ro": True, "readonly": True, "rw": False}
 _LABELS = frozenset({"z", "Z", "nocopy"})
 """Of volumes, and without a meaning where a VM has them for itself."""
@@ -38,7 +34,8 @@ def cpus(text: str) -> tuple[int, float | None]:
 
 
 def volume(text: str) -> dict[str, Any]:
-    """``-v``: ``NAME:/path[:ro]``, or ``/path`` for a new volume."""
+    """``-v``: ``NAME:/path[:ro]``, ``/path`` for a new volume, or ``DIR:/path[:ro]`` for something
+    of this machine."""
     parts = text.split(":")
     if "" in parts:
         raise ValueError(f"invalid spec: {text}: empty section between colons")
@@ -47,8 +44,8 @@ def volume(text: str) -> dict[str, Any]:
     source, target, *modes = parts
     if len(parts) > 3:
         raise ValueError(f"invalid volume specification: '{text}'")
-    _refuse_folder(source)
-    mount: dict[str, Any] = {"type": "volume", "source": source, "target": _absolute(target, text)}
+    kind, source = _source(source)
+    mount: dict[str, Any] = {"type": kind, "source": source, "target": _absolute(target, text)}
     for mode in ",".join(modes).split(",") if modes else ():
         if mode in _READ_ONLY:
             mount["read_only"] = _READ_ONLY[mode]
@@ -58,7 +55,8 @@ def volume(text: str) -> dict[str, Any]:
 
 
 def mount(text: str) -> dict[str, Any]:
-    """``--mount``: ``type=volume,source=NAME,target=/path,readonly`` or ``type=tmpfs,…``."""
+    """``--mount``: ``type=volume,source=NAME,target=/path,readonly``, ``type=bind,source=DIR,…`` or
+    ``type=tmpfs,…``."""
     found: dict[str, Any] = {"type": "volume"}
     for entry in text.split(","):
         name, assigned, value = entry.partition("=")
@@ -79,16 +77,20 @@ def mount(text: str) -> dict[str, Any]:
             found["mode"] = _octal(value)
         else:
             raise ValueError(f"unexpected key '{name}' in '{entry}'")
-    if found["type"] == "bind" or str(found.get("source", "")).startswith(("/", ".", "~")):
-        raise ValueError(_NO_FOLDERS)
-    if found["type"] not in ("volume", "tmpfs"):
-        raise ValueError(f"invalid mount type {found['type']!r}: use volume or tmpfs")
+    if found["type"] not in ("volume", "tmpfs", "bind"):
+        raise ValueError(f"invalid mount type {found['type']!r}: use volume, tmpfs or bind")
+    if found["type"] == "bind":
+        if not found.get("source"):
+            raise ValueError("source is required")
+        found["source"] = str(Path(found["source"]).absolute())
+    elif found["type"] == "volume" and found.get("source") and "bind" in _source(found["source"]):
+        raise ValueError(f"{found['source']} is no volume's name; for a folder say type=bind")
     if "target" not in found:
         raise ValueError("target is required")
     if found["type"] == "tmpfs" and found.get("source"):
         raise ValueError("cannot specify a source for a tmpfs mount")
-    if found["type"] == "volume" and found.keys() & {"size_bytes", "mode"}:
-        raise ValueError("cannot mix 'tmpfs-*' options with mount type 'volume'")
+    if found["type"] != "tmpfs" and found.keys() & {"size_bytes", "mode"}:
+        raise ValueError(f"cannot mix 'tmpfs-*' options with mount type '{found['type']}'")
     return found
 
 
@@ -201,9 +203,16 @@ def health(
     return found or None
 
 
-def _refuse_folder(source: str) -> None:
-    if source.startswith(("/", ".", "~")) or "/" in source or "\\" in source:
-        raise ValueError(_NO_FOLDERS)
+def _source(source: str) -> tuple[str, str]:
+    """The type of a mount from there, and its source as the API has it."""
+    if source.startswith(("/", ".")):
+        return "bind", str(Path(source).absolute())
+    if any(one in source for one in "/~\\"):
+        raise ValueError(
+            f"{source!r} includes invalid characters for a volume name; a folder of this machine "
+            "begins with / or ./"
+        )
+    return "volume", source
 
 
 def _absolute(path: str, whole: str) -> str:

@@ -60,12 +60,16 @@ class Containers(Resource[Container]):
         stop_signal: str | None = None,
         stop_timeout_s: int | None = None,
         options: Mapping[str, Any] | None = None,
+        folders: Sequence[Mapping[str, Any]] | None = None,
+        owner_uid: int | None = None,
     ) -> str:
         """Create a container, and start it unless ``start=False``; returns its id.
 
         What is not given is the API's default. ``ports``: ``[{"container_port": 80}]``, published
         at any free port unless they have a ``host_port``. ``shape``: ``{"vcpus": 2, "memory_mib":
-        512}``. ``options``: Docker's, as in POST /v1/containers.
+        512}``. ``options``: Docker's, as in POST /v1/containers. ``folders``: of that machine, in
+        which is what ``options`` bind, ``[{"path": "/srv/code", "read_only": True}]``, with the
+        rights of its user ``owner_uid``.
         """
         body = given(
             image=image,
@@ -91,6 +95,8 @@ class Containers(Resource[Container]):
             stop_signal=stop_signal,
             stop_timeout_s=stop_timeout_s,
             options=options,
+            folders=folders,
+            owner_uid=owner_uid,
         )
         return str((await self._link.post("/v1/containers", body))["id"])
 

@@ -28,6 +28,8 @@ class ContainerFields(TypedDict, total=False):
     stop_signal: str | None
     stop_timeout_s: int | None
     options: Mapping[str, Any] | None
+    folders: Sequence[Mapping[str, Any]] | None
+    owner_uid: int | None
 
 
 class ExecFields(TypedDict, total=False):

@@ -77,7 +77,7 @@ def _mount(mount: Mount) -> dict[str, Any]:
         "Target": mount.target,
         "ReadOnly": mount.read_only,
     }
-    if mount.type is MountType.VOLUME:
+    if mount.type is not MountType.TMPFS:
         return config | ({"Source": mount.source} if mount.source else {})
     limits = {"SizeBytes": mount.size_bytes, "Mode": mount.mode}
     return config | {

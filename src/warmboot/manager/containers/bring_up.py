@@ -23,6 +23,7 @@ from warmboot.manager.core.admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
@@ -62,6 +63,7 @@ class BringUp:
         admission: BootAdmission,
         health: SnapshotHealth,
         archives: ArchiveFiles,
+        folders: TenantFolders,
     ) -> None:
         self._store = store
         self._host = host
@@ -70,6 +72,7 @@ class BringUp:
         self._admission = admission
         self._health = health
         self._archives = archives
+        self._folders = folders
 
     async def __call__(self, asked: Asked) -> None:
         container_id, watch = asked.container_id, asked.watch
@@ -134,8 +137,14 @@ class BringUp:
             with watch.stage("ports"):
                 exposed = await guest_containers.exposed_ports(link, spec)
                 ports += await self._host.vms.publish(slot_of(record), exposed)
+        if spec.folders:
+            await self._boot.tell(container, "folders")
+            with watch.stage("folders"):
+                await self._folders.bring(container, record)
         with watch.stage("create"):
-            created = await guest_containers.ensure_created(link, spec)
+            # In a fork it is there already, with what it has mounted.
+            mounted = spec if spec.snapshot else await self._folders.mounted(spec)
+            created = await guest_containers.ensure_created(link, mounted)
         if asked.first is not None:
             await asked.first.before_start(record.id, created.docker_id)
         await self._boot.tell(container, "start")

@@ -106,6 +106,8 @@ def fork_of(source: Container, name: str, moment_id: UUID) -> ContainerSpec:
         runtime_image_id=source.runtime_image_id,
         boot=BootPolicy.AUTO,
         snapshot=str(moment_id),
+        # What its memory still has to write is older than what is in them by now.
+        folders=tuple(replace(folder, read_only=True) for folder in source.spec.folders),
     )
 
 

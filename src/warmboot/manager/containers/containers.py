@@ -32,6 +32,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import SagaRunner
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
 from warmboot.manager.tenants.fork_tenant import ForkTenant
@@ -78,6 +79,7 @@ class Containers(ContainerSessions):
         garbage: CollectGarbage,
         unresponsive: KeepUnresponsive,
         ports: HostPorts,
+        folders: TenantFolders,
         pauses: PauseTenant,
         freeze: FreezeTenant,
         runner: SagaRunner,
@@ -94,6 +96,7 @@ class Containers(ContainerSessions):
         self._unresponsive = unresponsive
         self._pauses = pauses
         self._ports = ports
+        self.folders = folders
         self.started_again = StartAgain(store, host, events, watch, ports)
         self._first = FirstAttaches()
         self._freeze = freeze
@@ -103,7 +106,7 @@ class Containers(ContainerSessions):
         self._locks = TenantLocks()
         self.parks = ParkTenant[Container](
             *(VmKind.CONTAINER, store, host, runner, events, garbage, freeze, pauses, boot),
-            *(admission, self._locks, ContainerParking(host, watch)),
+            *(admission, self._locks, ContainerParking(host, watch, folders)),
         )
 
     # -- asking --------------------------------------------------------------------------------

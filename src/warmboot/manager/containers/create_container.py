@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -9,6 +10,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.tenants.moments import begun_from
 from warmboot.model.container import Container, ContainerSpec, ContainerState
@@ -26,6 +28,7 @@ class CreateContainer:
         events: EventLog,
         archives: ArchiveFiles,
         ports: HostPorts,
+        folders: TenantFolders,
         default_shape: Shape,
     ) -> None:
         self._store = store
@@ -33,6 +36,7 @@ class CreateContainer:
         self._events = events
         self._archives = archives
         self._ports = ports
+        self._folders = folders
         self._default_shape = default_shape
 
     async def __call__(
@@ -45,6 +49,8 @@ class CreateContainer:
         image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None and not spec.snapshot:
             await self._archives.check_has(spec.archive, spec.image)
+        if not spec.snapshot:
+            spec = replace(spec, folders=await self._folders.checked_for(spec))
         async with self._ports.free(spec, now=now) as free, self._events.transaction() as emit:
             container = Container(
                 id=container_id or uuid4(),

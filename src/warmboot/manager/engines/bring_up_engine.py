@@ -32,7 +32,7 @@ from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets, labels_of
-from warmboot.manager.engines.folders.engine_folders import EngineFolders
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
@@ -77,7 +77,7 @@ class BringUpEngine:
         sockets: EngineSockets,
         containers: EngineContainers,
         disks: EngineDisks,
-        folders: EngineFolders,
+        folders: TenantFolders,
         ports: EnginePorts,
         unwatch: Callable[[UUID], Awaitable[None]],
     ) -> None:

@@ -11,10 +11,10 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import BringUpEngine
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
-from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import unresponsive_key
 from warmboot.manager.engines.moments import noted_of
 from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
 from warmboot.model.runtime_snapshot import ANSWERED
@@ -33,7 +33,7 @@ class EngineParking:
         watch: WatchEngine,
         ports: EnginePorts,
         sockets: EngineSockets,
-        folders: EngineFolders,
+        folders: TenantFolders,
     ) -> None:
         self._host = host
         self._tasks = tasks

@@ -34,12 +34,12 @@ from warmboot.manager.engines.engine_states import (
     has_booted,
     has_reached,
 )
-from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import unresponsive_key
 from warmboot.manager.engines.moments import moment_for, noted_of, ports_at
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.protocols import EngineUntil
@@ -87,7 +87,7 @@ class Engines:
         addresses: OwnAddresses,
         containers: EngineContainers,
         disks: EngineDisks,
-        folders: EngineFolders,
+        folders: TenantFolders,
         garbage: CollectGarbage,
         freeze: FreezeTenant,
         pauses: PauseTenant,

@@ -18,11 +18,11 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
-from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.users.default_engines import DefaultEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.tenants.park_tenant import AROUND_PARKED
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
@@ -52,7 +52,7 @@ class ReconcileEngines:
         failures: ReconcileFailures,
         users: DefaultEngines,
         pauses: PauseTenant,
-        folders: EngineFolders,
+        folders: TenantFolders,
     ) -> None:
         self._store = store
         self._host = host

@@ -63,6 +63,7 @@ class Health(StrEnum):
 class MountType(StrEnum):
     VOLUME = "volume"
     TMPFS = "tmpfs"
+    BIND = "bind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,10 @@ class Ulimit:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A volume or a tmpfs at ``target``, an absolute path in the container.
+    """A volume, a tmpfs or a path of the host's at ``target``, an absolute path in the container.
 
-    ``source`` is the volume's name; a volume without one is new. ``size_bytes`` and ``mode`` are
-    those of a tmpfs.
+    ``source`` is the volume's name, or the absolute path on the host of what is bound; a volume
+    without one is new. ``size_bytes`` and ``mode`` are those of a tmpfs.
     """
 
     target: str
@@ -178,6 +179,13 @@ class ContainerOptions:
         for limit in self.ulimits:
             if limit.name not in ULIMITS:
                 raise InvalidRequest(f"invalid ulimit type: {limit.name}")
+        for mount in self.mounts:
+            if (mount.type is MountType.BIND) != mount.source.startswith("/"):
+                raise InvalidRequest(
+                    f"invalid mount config for type {mount.type.value!r}: invalid source: "
+                    f"{mount.source!r}",
+                    details="of type bind it is an absolute path, of others none",
+                )
         seen = set[str]()
         for target in (*self.tmpfs, *(mount.target for mount in self.mounts)):
             place = target.rstrip("/")

@@ -33,11 +33,12 @@ class DockerOptions:
     ] = False
     tmpfs: Annotated[Many, _many("--tmpfs", "mount a tmpfs", "PATH[:OPTIONS]")] = None
     volume: Annotated[
-        Many, _many("--volume", "mount a volume of its VM", "[NAME:]PATH[:ro]", "-v")
+        Many,
+        _many("--volume", "mount a volume, or a folder", "[NAME:|DIR:]PATH[:ro]", "-v"),
     ] = None
     mount: Annotated[
         Many,
-        _many("--mount", "mount a volume or a tmpfs", "type=TYPE,source=NAME,target=PATH"),
+        _many("--mount", "mount a volume, folder or tmpfs", "type=TYPE,source=NAME,target=PATH"),
     ] = None
     ulimit: Annotated[Many, _many("--ulimit", "limit of its processes", "NAME=SOFT[:HARD]")] = None
     shm_size: Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +34,7 @@ from warmboot.cli.drive import command_exit_code, drive, usage
 from warmboot.cli.parsing import (
     parse_environment,
     parse_folder,
+    parse_given_folder,
     parse_labels,
     parse_memory,
     parse_ports,
@@ -119,6 +122,13 @@ class Asked:
         typer.Option(help="upload the image: docker save, or OCI layout as tar", metavar="FILE"),
     ] = None
     runtime: RuntimeImage = None
+    folder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="folder of this machine, in which is what -v and --mount bind, with your rights",
+            metavar="DIR\\[:ro]",
+        ),
+    ] = None
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not show progress")] = False
 
     def work(
@@ -156,7 +166,9 @@ class Asked:
             "command": command or None,
             "entrypoint": _entrypoint(self.entrypoint),
             "publish_all": self.publish_all or None,
-            "options": options.body(limit) or None,
+            "options": (docker_options := options.body(limit)) or None,
+            "folders": [parse_given_folder(one) for one in self.folder or ()] or None,
+            "owner_uid": os.getuid() if self.folder or _binds(docker_options) else None,
         }
         body |= {field: value for field, value in asked.items() if value is not None}
         return Run(body, wanted, self.archive, self.runtime, quiet=self.quiet, keep=keep)
@@ -192,6 +204,10 @@ def run(
 
 def _exit_code(error: WarmbootError) -> int:
     return command_exit_code(error, OUR_FAILURE)
+
+
+def _binds(options: Mapping[str, Any]) -> bool:
+    return any(mount["type"] == "bind" for mount in options.get("mounts", ()))
 
 
 def _entrypoint(word: str | None) -> list[str] | None:

@@ -7,12 +7,17 @@ import os
 import pwd
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.parsing import parse_cpus, parse_disk, parse_duration, parse_memory
+from warmboot.cli.parsing import (
+    parse_cpus,
+    parse_disk,
+    parse_duration,
+    parse_given_folder,
+    parse_memory,
+)
 from warmboot.cli.refs import find_image
 from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.progress import stages_shown, status
@@ -70,7 +75,7 @@ def engine_body(
     if host_ports:
         body["host_ports"] = host_ports
     if folders:
-        body["folders"] = [_folder(one) for one in folders]
+        body["folders"] = [parse_given_folder(one) for one in folders]
     if time_to_live is not None:
         body["time_to_live_s"] = parse_duration(time_to_live)
     wanted = {
@@ -78,15 +83,6 @@ def engine_body(
         "memory_mib": parse_memory(memory) if memory else None,
     }
     return body, wanted
-
-
-def _folder(said: str) -> dict[str, Any]:
-    path, colon, how = said.rpartition(":")
-    if not colon or how not in ("ro", "rw"):
-        path, how = said, "rw"
-    if not path:
-        raise ValueError(f"{said!r} is no folder; one looks like . or /srv/code:ro")
-    return {"path": str(Path(path).absolute()), "read_only": how == "ro"}
 
 
 async def started(

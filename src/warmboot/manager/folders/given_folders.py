@@ -1,18 +1,20 @@
-"""Folders of this machine that may be given to an engine, and that it gets without asking."""
+"""Folders of this machine that may be given to a VM, and that it gets without asking."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import structlog
 
 from warmboot.host.folders.may_read import may_read
+from warmboot.host.folders.mounted_folders import folder_of
 from warmboot.model.errors import InvalidRequest
+from warmboot.model.tenants.container_options import ContainerOptions, MountType
 from warmboot.model.tenants.host_folder import HostFolder
 
 log = structlog.get_logger(__name__)
@@ -70,6 +72,38 @@ async def shared_with(
     return tuple(folders.values())
 
 
+def bound_by(options: ContainerOptions) -> Sequence[str]:
+    """The paths of this machine that a container mounts."""
+    return [one.source for one in options.mounts if one.type is MountType.BIND]
+
+
+def places_of(
+    sources: Collection[str], given: Sequence[HostFolder]
+) -> Mapping[str, tuple[HostFolder, str]]:
+    """In which folder each is, and its name in the VM. ``InvalidRequest`` for one that is in none
+    of those given, or is not there. Blocks."""
+    places: dict[str, tuple[HostFolder, str]] = {}
+    for source in sources:
+        place = folder_of(source, given)
+        if place is None:
+            seen = ", ".join(one.path for one in given)
+            raise InvalidRequest(
+                f"{source} cannot be mounted",
+                details=f"of this machine's folders the container sees only what is in {seen}"
+                if given
+                else "the container is in a VM, which does not see this machine's folders",
+                resolution="give it the folder (`--folder DIR`), have the manager share it with "
+                "all (MANAGER_SHARED_FOLDERS), or use a volume (-v NAME:/path)",
+            )
+        if not Path(source).exists():
+            raise InvalidRequest(
+                f'invalid mount config for type "bind": bind source path does not exist: {source}',
+                resolution="make it first; it is not made for you",
+            )
+        places[source] = place
+    return places
+
+
 def check_nested(folders: Sequence[HostFolder]) -> None:
     """``InvalidRequest`` for one that would be read-only by its own name alone."""
     for inner in folders:
@@ -95,7 +129,7 @@ def found(folder: HostFolder) -> HostFolder:
     except (OSError, RuntimeError, ValueError) as error:  # the second for links that go in circles
         why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
         raise InvalidRequest(
-            f"the folder {folder.path} cannot be given to an engine",
+            f"the folder {folder.path} cannot be given to a VM",
             details=why,
             resolution="give one that exists on the manager's machine",
         ) from error
@@ -105,7 +139,7 @@ def found(folder: HostFolder) -> HostFolder:
         )
     if path == "/" or any(PurePosixPath(path).is_relative_to(one) for one in _NEVER):
         raise InvalidRequest(
-            f"the folder {path} is never given to an engine",
+            f"the folder {path} is never given to a VM",
             details="it is, or has in it, what the kernel shows of this machine",
             resolution="give the folder that has the files which are needed",
         )
