@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     standby_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     warm_boot_timeout_s: float = Field(30.0, gt=0)
     cold_boot_timeout_s: float = Field(300.0, gt=0)
+    park_exited_after_s: float = Field(60.0, ge=0, allow_inf_nan=False)
     unresponsive_after_s: float = Field(120.0, gt=0, allow_inf_nan=False)
     pull_silence_s: float = Field(60.0, gt=0, allow_inf_nan=False)
     registry_mirror: str = ""

@@ -21,7 +21,7 @@ from typing import Any
 from tests.faults.dying_helper import dying
 from tests.support import engines
 from tests.support.invariants import settled
-from tests.support.managers import Lab, Manager, vmm_pids
+from tests.support.managers import Lab, Manager, exited_vms, vmm_pids
 
 from warmboot.docker.client import DockerClient
 from warmboot.host.snapshots.memory_cache import MemoryCache
@@ -215,6 +215,21 @@ async def start(manager: Manager) -> None:
     await manager.run("other")
 
 
+async def put_away(manager: Manager) -> None:
+    """The VM of a container that has exited is parked."""
+    ended = await manager.run("victim", "sh", "-c", "echo said; exit 3")
+    await manager.wait("victim", Until.EXITED)
+    await exited_vms(manager).put_away(ended.id)
+
+
+async def fetch_back(manager: Manager) -> None:
+    """It wakes; as with ``wake``."""
+    _counts.clear()
+    await put_away(manager)
+    _counts.set()
+    await exited_vms(manager).wake((await manager.containers.get("victim")).id)
+
+
 async def first_start(manager: Manager) -> None:
     """One that was only created."""
     await manager.create("victim", start=False)
@@ -227,7 +242,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
         *(compress, unpack, collect, migrate, freeze, fork, fork_container, pause, first_start),
-        *(park, wake),
+        *(park, wake, put_away, fetch_back),
     )
 }
 

@@ -10,9 +10,10 @@ from tests.faults.test_killed_manager import Die, die, place, reaper
 from tests.support.absent import ABSENT
 from tests.support.engines import docker, engines_of
 from tests.support.invariants import check
-from tests.support.managers import Lab, Manager
+from tests.support.managers import Lab, Manager, exited_vms, vmm_pids
 from tests.support.prepared_labs import prepare
 
+from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.model.container import Container
 from warmboot.model.vm import VmKind
@@ -52,6 +53,35 @@ async def test_killed_while_one_is_parked_or_wakes(
             await noun.wake("victim")
         await runs(manager)
         await clear_engines(manager, ready)
+
+
+@pytest.mark.parametrize(
+    ("work", "at"),
+    [
+        ("put_away", ("put-away-container", "moment")),  # frozen, and nothing says so
+        ("put_away", ("host-vms", "destroy", "before")),
+        ("fetch_back", ("boot-vm", "identity")),
+    ],
+    ids=str,
+)
+async def test_killed_while_an_exited_ones_vm_is_parked_or_wakes(
+    place: Lab, die: Die, work: str, at: tuple[str, ...]
+) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die(work, at)
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        for _ in range(2):
+            (found,) = await manager.containers.list(all_states=True)
+            assert (found.state, found.exit_code) == ("exited", 3)
+            assert await manager.output("victim") == b"said\n"
+            await exited_vms(manager).put_away(found.id)
+            assert vmm_pids(place.storage) == []
+        await manager.containers.start("victim")
+        await manager.wait("victim", Until.EXITED)
+        assert await manager.output("victim") == b"said\n" * 2
+        await manager.containers.delete("victim")
+        await check(manager.running, ready=ready)
 
 
 async def runs(manager: Manager) -> None:

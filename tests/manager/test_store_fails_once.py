@@ -329,6 +329,7 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
     ),
     Work.WARM_POOL: ("warm-pool", warm_pool, {"standby_vms": 1}),
     Work.EXPIRE_RECORDS: ("forget-old", rounds, {}),
+    Work.PUT_AWAY_EXITED: ("put-away-exited", rounds, {"park_exited_after_s": 0.2}),
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
     Work.WATCH_ENGINES: ("holder ", an_engine_whose_holder_ends, {}),

@@ -244,7 +244,12 @@ async def _owner(running: Running, record: VmRecord) -> Container | None:
 
 async def _parked(running: Running) -> set[str]:
     """The ids of those that are."""
-    containers = await running.store.containers.list([ContainerState.PARKED])
+    around = [ContainerState.PARKED, ContainerState.EXITED]
+    containers = [
+        one
+        for one in await running.store.containers.list(around)
+        if one.state is ContainerState.PARKED or one.is_put_away
+    ]
     engines = await running.store.engines.list([EngineState.PARKED])
     return {str(one.id) for one in containers} | {str(one.id) for one in engines}
 

@@ -35,6 +35,8 @@ from warmboot.guest import AGENT_VERSION
 from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
 from warmboot.images.guest_agent import SHIPPED
+from warmboot.manager.containers.containers import Containers
+from warmboot.manager.containers.parking.exited_vms import ExitedVms
 from warmboot.manager.core.saga import Hook
 from warmboot.manager.protocols import Until
 from warmboot.model.container import Container, ContainerSpec
@@ -119,6 +121,7 @@ class Lab:
             "docker_host": f"unix://{self.storage}/no-docker.sock",
             # Housekeeping by itself is for the tests of housekeeping.
             **dict.fromkeys(("gc_every_h", "compress_after_h", "integrity_every_h"), 0),
+            "park_exited_after_s": 0,
             "default_vcpus": 1,
             "default_memory_mib": 256,
             "auto_snapshot": False,
@@ -252,3 +255,8 @@ async def lab() -> AsyncIterator[Lab]:
     finally:
         made.kill_everything()
         shutil.rmtree(made.root, ignore_errors=True)
+
+
+def exited_vms(manager: Manager) -> ExitedVms:
+    assert isinstance(manager.containers, Containers)
+    return manager.containers.exited

@@ -21,7 +21,7 @@ def found(state: ContainerState) -> InGuest:
     async def get(_: str) -> Container:
         return container
 
-    return InGuest(ABSENT, get, ABSENT)
+    return InGuest(ABSENT, get, ABSENT, ABSENT)
 
 
 @pytest.mark.parametrize(

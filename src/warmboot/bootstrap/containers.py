@@ -57,6 +57,7 @@ def wire_containers(
         ports,
         folders,
         *(tenants.pauses, tenants.freeze, core.runner, tenants.vms, settings.max_forks),
+        settings.park_exited_after_s,
     )
     files = ContainerFiles(containers.in_guest)
     return ContainerParts(containers, files, archives, watch, unresponsive)

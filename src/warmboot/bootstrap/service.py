@@ -154,6 +154,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
             tenants.freeze.saga,
             containers.containers.forks.saga,
             containers.containers.parks.saga,
+            containers.containers.exited.parks.saga,
             *snapshots.sagas,
             *engines.sagas,
         ),
@@ -176,11 +177,13 @@ def _keep_going(core: Core, parts: _Parts) -> None:
     failed = parts.metrics.failed
     reconcile, housekeeping = parts.snapshots.reconciler, parts.snapshots.housekeeping
     expire = partial(keep_expiring, core.store, failed)
+    put_away = partial(parts.containers.containers.exited.keep_putting_away, failed)
     keep_going = core.tasks.keep_going
     keep_going(Work.RECONCILE_SNAPSHOTS, "look-after-snapshots", reconcile)
     keep_going(Work.WARM_POOL, "warm-pool", parts.vms.warm_pool.keep_filled)
     keep_going(Work.HOUSEKEEPING, "housekeeping", housekeeping)
     keep_going(Work.EXPIRE_RECORDS, "forget-old", expire)
+    keep_going(Work.PUT_AWAY_EXITED, "put-away-exited", put_away)
     if (network := core.host.network) is not None:
         reporting = partial(keep_reporting, network.repaired, core.events, failed)
         keep_going(Work.NETWORK_RULES, "network-rules", reporting)

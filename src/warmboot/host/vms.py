@@ -42,6 +42,7 @@ from warmboot.host.vm import freeze_vm, leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.disk_usage import disk_usage, frozen_disk_usage
 from warmboot.host.vm.freeze_vm import FrozenVm
+from warmboot.host.vm.kept_output import KeptOutput
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
@@ -81,6 +82,7 @@ class Vms(VmPorts):
         super().__init__(config, network)
         self.root = config.root / "vms"
         self.boot_logs = BootLogs(config.root / "boot-logs", self.root)
+        self.kept_output = KeptOutput(config.root / "kept-output")
         self._confinement = confinement
         self._hypervisor = hypervisor
         self._snapshots = snapshots

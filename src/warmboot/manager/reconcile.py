@@ -145,6 +145,7 @@ class Reconcile:
         owned = self._unreadable[Of.TENANTS]
         if not owned.any_id:
             await self._host.vms.boot_logs.tidy(owners | owned.uuids())
+            await self._host.vms.kept_output.tidy(owners | owned.uuids())
         for record in await self._store.vms.list():
             owner = str(record.owner_id)
             if record.kind is VmKind.BUILDER:
@@ -195,6 +196,8 @@ class Reconcile:
             if await self._containers.parks.settle(container, lost):
                 return
             container = await self._store.containers.get(container.id)
+        if container.is_put_away and await self._containers.exited.parks.settle(container, lost):
+            return
         silent = next((r for r in records if self._host.vms.unresponsive(r.id) is not None), None)
         ending = container.state is ContainerState.DELETING or to_be_removed(container)
         if silent is not None and not ending:

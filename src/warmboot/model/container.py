@@ -10,6 +10,7 @@
 ``created`` is one that nobody has started yet: it has a name and what was asked for, and nothing of
 the host. ``paused``: its VM stands still in memory, and nothing can be asked of what is in it.
 ``parked``: its memory is on the disk, and there is no VM; it keeps its ports.
+An ``exited`` one is put away after a while: its VM is parked, and ``vm_id`` is ``None``.
 ``failed`` means that there is no VM to speak of: it never came up, or it died. A failed or exited
 container can be started again (a failed one gets a new VM, cold, on its own disk).
 """
@@ -233,6 +234,12 @@ class Container(AsAsked):
     def base_image_id(self) -> UUID | None:
         """The runtime image that was asked for; else the one that was taken."""
         return self.spec.runtime_image_id or self.runtime_image_id
+
+    @property
+    def is_put_away(self) -> bool:
+        """It has exited, and its VM was parked since; what asks for what is in that wakes it."""
+        exited = self.state is ContainerState.EXITED
+        return exited and self.vm_id is None and self.docker_id is not None
 
     @property
     def answering(self) -> bool:

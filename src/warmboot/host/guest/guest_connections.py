@@ -92,6 +92,10 @@ class Room:
         self._what = what
         self._taken = 0
 
+    @property
+    def is_empty(self) -> bool:
+        return self._taken == 0
+
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Take room for one; ``TooManySessions``, at once, if there is none."""

@@ -30,7 +30,8 @@ class ContainerFiles:
         return await link.docker.inside.stats(container)
 
     async def health(self, ref: str) -> HealthReport:
-        link, container = await self._in_guest.found(ref)
+        # ``inspect`` shows it, too, which is nothing to wake a VM for.
+        link, container = await self._in_guest.found(ref, wakes=False)
         return await link.docker.inside.health(container)
 
     async def changes(self, ref: str) -> Sequence[Change]:

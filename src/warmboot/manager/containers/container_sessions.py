@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from uuid import UUID
 
+from warmboot.docker.unexecuted import in_words
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.container_states import check_runs, has_reached
 from warmboot.manager.containers.in_guest import InGuest
+from warmboot.manager.containers.parking.exited_vms import ExitedVms
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.protocols import Session, Until
@@ -26,13 +28,18 @@ class ContainerSessions:
     """The part of ``Containers`` that reads of them and talks with what is in them."""
 
     def __init__(
-        self, store: Store, host: HostAgent, events: EventLog, watch: WatchContainer
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        watch: WatchContainer,
+        exited: ExitedVms,
     ) -> None:
         self._store = store
         self._host = host
         self._watch = watch
         self._gone = RemovedTenants(store.containers, events)
-        self.in_guest = InGuest(host, self.get, self.wait)
+        self.in_guest = InGuest(host, self.get, self.wait, exited)
 
     async def get(self, ref: str) -> Container:
         return await self._store.containers.find(ref)
@@ -50,7 +57,17 @@ class ContainerSessions:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]:
-        container = await self.in_guest(ref)
+        container = await self.get(ref)
+        if container.is_put_away:
+            kept = await self._host.vms.kept_output.read(
+                container.id, tail=tail, timestamps=timestamps, since=since, until=until
+            )
+            if kept is not None:
+                async with contextlib.aclosing(kept):
+                    async for chunk in kept:
+                        yield in_words(chunk)
+                return
+        container = await self.in_guest(str(container.id))
         assert container.docker_id is not None
         with self._watch.streaming(container.id):
             chunks = guest_sessions.output(

@@ -24,6 +24,8 @@ from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.parking.container_parking import ContainerParking
+from warmboot.manager.containers.parking.exited_vms import ExitedVms
+from warmboot.manager.containers.parking.put_away import ExitedParking, PutAway
 from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.admission import BootAdmission
@@ -50,6 +52,7 @@ from warmboot.model.container import LIVING, Container, ContainerSpec, Container
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import (
     Conflict,
+    HostError,
     IllegalTransition,
     NotFound,
     Unavailable,
@@ -85,8 +88,15 @@ class Containers(ContainerSessions):
         runner: SagaRunner,
         boot: BootVm,
         max_forks: int,
+        park_exited_after_s: float,
     ) -> None:
-        super().__init__(store, host, events, watch)
+        self._locks = TenantLocks()
+        common = (VmKind.CONTAINER, store, host, runner, events, garbage)
+        to_park = (*common, freeze, pauses, boot, admission, self._locks)
+        self.parks = ParkTenant[Container](*to_park, ContainerParking(host, watch, folders))
+        away = PutAway(*to_park, ExitedParking(folders))
+        self.exited = ExitedVms(store, host, self._locks, away, park_exited_after_s)
+        super().__init__(store, host, events, watch, self.exited)
         self._events = events
         self._tasks = tasks
         self._bring_up = bring_up
@@ -100,14 +110,7 @@ class Containers(ContainerSessions):
         self.started_again = StartAgain(store, host, events, watch, ports)
         self._first = FirstAttaches()
         self._freeze = freeze
-        self.forks = ForkTenant[Container](
-            VmKind.CONTAINER, store, host, runner, events, garbage, self, max_forks
-        )
-        self._locks = TenantLocks()
-        self.parks = ParkTenant[Container](
-            *(VmKind.CONTAINER, store, host, runner, events, garbage, freeze, pauses, boot),
-            *(admission, self._locks, ContainerParking(host, watch, folders)),
-        )
+        self.forks = ForkTenant[Container](*common, self, max_forks)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -154,6 +157,7 @@ class Containers(ContainerSessions):
             check_not_paused(container)
             if container.state in LIVING:
                 return
+            container = await self.exited.woken_or_failed(container)
             record = await self._record(container)
             if container.state is ContainerState.EXITED:
                 if record is not None and await self._host.vms.is_alive(record.id):
@@ -312,6 +316,7 @@ class Containers(ContainerSessions):
 
     async def _give_back(self, container: Container) -> None:
         await self._watch.vms.give_back(container.id)
+        await self._host.vms.kept_output.forget(container.id)
         self._gone.add(self._watch.last_seen(container))
         async with self._events.transaction() as emit:
             await self._store.containers.remove(container.id)
@@ -333,8 +338,12 @@ class Containers(ContainerSessions):
     async def attach(self, ref: str, *, logs: bool = True, start: bool = False) -> Session:
         container = await self.get(ref)
         if start and container.state is ContainerState.EXITED:
-            with contextlib.suppress(VmGone):  # then it is booted again
-                return await self._start_attached(await self.in_guest(ref))
+            found = None
+            with contextlib.suppress(VmGone, Conflict, HostError):  # then it is booted again
+                found = await self.in_guest(ref)
+            with contextlib.suppress(VmGone):  # then, too
+                if found is not None:
+                    return await self._start_attached(found)
         if start:
             await finish(self.start(ref, attach=True))
         async with self._first.place(container.id) as place:

@@ -10,6 +10,7 @@ from warmboot.manager.containers.container_states import (
     check_has_process,
     vm_gone,
 )
+from warmboot.manager.containers.parking.exited_vms import ExitedVms
 from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.pause_tenant import (
     check_goes_on,
@@ -28,16 +29,21 @@ class InGuest:
         host: HostAgent,
         get: Callable[[str], Awaitable[Container]],
         wait: Callable[[str, Until, float], Awaitable[Container]],
+        exited: ExitedVms,
     ) -> None:
-        self._host, self._get, self._wait = host, get, wait
+        self._host, self._get, self._wait, self._exited = host, get, wait, exited
 
     async def __call__(self, ref: str) -> Container:
-        """The container, once it has been created in a VM; ``Conflict`` if that is not there."""
+        """The container, once it has been created in a VM, which is woken if it has exited;
+        ``Conflict`` if that is not there."""
         container = await self._get(ref)
         if container.state is ContainerState.CREATING:
             container = await self._wait(ref, Until.RUNNING, BOOT_TIMEOUT_S)
         check_has_process(container)
         check_not_parked(container)
+        if container.state is ContainerState.EXITED:
+            await self._exited.wake(container.id)
+            container = await self._get(str(container.id))
         if container.vm_id is None or not await self._host.vms.is_alive(container.vm_id):
             raise vm_gone(container)
         return container
@@ -50,8 +56,15 @@ class InGuest:
         check_goes_on(container)
         return self._host.vms.link(container.vm_id)
 
-    async def found(self, ref: str) -> tuple[GuestLink, str]:
+    async def found(self, ref: str, *, wakes: bool = True) -> tuple[GuestLink, str]:
         """Its VM's link, and what Docker there calls it."""
-        container = await self(ref)
+        container = await self._get(ref)
+        if container.is_put_away and not wakes:
+            raise Conflict(
+                f"{container.name} has exited, and its VM is parked",
+                details="it is not woken for what only accompanies something else",
+                resolution=f"start it: `warmboot start {container.name}`",
+            )
+        container = await self(str(container.id))
         assert container.docker_id is not None
         return self.link(container), container.docker_id

@@ -35,6 +35,7 @@ class Work(StrEnum):
     RECONCILE_SNAPSHOTS = "look-after-snapshots"
     WARM_POOL = "warm-pool"
     EXPIRE_RECORDS = "forget-old"
+    PUT_AWAY_EXITED = "put-away-exited"
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"
     WATCH_ENGINES = "watch-engines"

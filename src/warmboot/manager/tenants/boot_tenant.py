@@ -98,6 +98,14 @@ class BootTenant:
             await self._booted(tenant, kept, watch, FallbackReason.KEEPS_DISK)
             return kept, None
         image = await self._image(tenant)
+        if (parked := None if fresh else await self._parked_in(tenant)) is not None:
+            await self._expect(tenant, FallbackReason.KEEPS_DISK)
+            prepared = await self._prepare(image)
+            record = await self._boot.cold(
+                tenant, prepared, watch, ticket, onlooker, parked, holds=True
+            )
+            await self._booted(tenant, record, watch, FallbackReason.KEEPS_DISK)
+            return record, None
         if tenant.snapshot_id is not None:
             return await self._from_moment(tenant, image, tenant.snapshot_id, watch, ticket)
         try:
@@ -122,6 +130,16 @@ class BootTenant:
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, tenant.shape)
         return record, None
+
+    async def _parked_in(self, tenant: Tenant) -> RuntimeSnapshot | None:
+        """What has the disk of one that has no VM, but has run: its VM could not be woken."""
+        if tenant.started_at is None:
+            return None
+        for snapshot_id in await self._store.snapshots.leased_by(str(tenant.id)):
+            snapshot = await self._store.snapshots.get(snapshot_id)
+            if not snapshot.is_version:
+                return snapshot
+        return None
 
     async def _from_moment(
         self,
@@ -176,7 +194,7 @@ class BootTenant:
                 await self._store.vms.update(record.id, handle=None, slot=None)
             else:
                 await self._store.vms.remove(record.id)
-        if not left:
+        if not left and not keep:
             await self._store.snapshots.release(str(tenant.id))
 
     async def tell(self, tenant: Tenant, stage: str, **data: object) -> None:

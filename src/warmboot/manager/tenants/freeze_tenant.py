@@ -25,7 +25,13 @@ from warmboot.host.vm.freeze_vm import MOST_LAYERS, FrozenVm, has_most_layers
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.tenants.pause_tenant import PauseTenant, called, command_of, to_be_frozen
+from warmboot.manager.tenants.pause_tenant import (
+    PauseTenant,
+    called,
+    command_of,
+    to_be_frozen,
+    to_be_put_away,
+)
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported, VmGone
 from warmboot.model.runtime_image import RuntimeImage, speaks_with
 from warmboot.model.runtime_snapshot import (
@@ -135,7 +141,8 @@ class FreezeTenant:
         stays: bool,
     ) -> _Freeze:
         """What is to be done, or why it cannot be."""
-        vm_id = to_be_frozen(tenant)
+        put_away = stays and tenant.state == "exited"
+        vm_id = to_be_put_away(tenant) if put_away else to_be_frozen(tenant)
         probe = await self._host.probe()
         if not probe.capabilities.freezes:
             raise NotSupported(

@@ -112,6 +112,8 @@ class ParkNotes:
 class ParkTenant(Generic[T]):
     """``park`` and ``wake`` are called with the tenant's lock held."""
 
+    WORK = "park"
+
     def __init__(
         self,
         kind: VmKind,
@@ -140,7 +142,7 @@ class ParkTenant(Generic[T]):
         self._locks = locks
         self._parking = parking
         self.saga = Saga(
-            f"park-{kind}",
+            f"{self.WORK}-{kind}",
             ParkNotes,
             Step("parking", self._begin, self._runs_on),
             Step("moment", self._freeze, self._forget),
@@ -151,12 +153,12 @@ class ParkTenant(Generic[T]):
 
     async def park(self, tenant: T) -> None:
         """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns."""
-        watch, notes = Stopwatch(), ParkNotes(uuid4(), to_be_frozen(tenant))
+        watch, notes = Stopwatch(), ParkNotes(uuid4(), self._vm_of(tenant))
         try:
             async with on_failure(lambda: self._not_parked(tenant.id)):
                 await self._runner.run(self.saga, tenant.id, notes, tenant)
         except WarmbootError as error:
-            if not await self._is_parked(tenant.id):
+            if not await self._was_parked(tenant.id):
                 raise
             # That was the last word: only the journal does not have it, and is read at a start.
             log.error(f"the park of {self._kind} {tenant.id} was not journaled", why=str(error))
@@ -174,11 +176,11 @@ class ParkTenant(Generic[T]):
         await retry_until_stored(what, lambda: self._runs_on(tenant_id, None))
         await self._show(tenant_id)
 
-    async def _is_parked(self, tenant_id: UUID) -> bool:
+    async def _was_parked(self, tenant_id: UUID) -> bool:
         what = f"{self._kind} {tenant_id}"
         with contextlib.suppress(NotFound):
             found = await retry_until_stored(what, lambda: self._tenants.get(tenant_id))
-            return bool(found.state == "parked")
+            return self._is_parked(found)
         return False
 
     async def _end_vm(self, tenant: T) -> None:
@@ -255,7 +257,7 @@ class ParkTenant(Generic[T]):
     async def wake(self, tenant: T) -> None:
         """Have it go on where it was; ``Conflict`` unless it is parked. It stays so if that fails:
         ``MemoryFull``, ``SnapshotDamaged``, ``HostError``."""
-        if tenant.state != "parked":
+        if not self._is_parked(tenant):
             raise Conflict(f"{called(tenant)} is not parked", details=f"it is {tenant.state}")
         watch, moment = Stopwatch(), await self._moment(tenant)
         await self._check_fits(tenant, moment)
@@ -381,6 +383,13 @@ class ParkTenant(Generic[T]):
         await self._parked_again(tenant)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _vm_of(self, tenant: T) -> str:
+        """The VM to be parked, or why that cannot be."""
+        return to_be_frozen(tenant)
+
+    def _is_parked(self, tenant: T) -> bool:
+        return tenant.state == "parked"
 
     @property
     def _tenants(self) -> Any:

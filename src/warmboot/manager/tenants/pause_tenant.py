@@ -135,6 +135,14 @@ def to_be_frozen(tenant: Tenant) -> str:
     return tenant.vm_id
 
 
+def to_be_put_away(tenant: Tenant) -> str:
+    """The id of its VM; ``Conflict`` unless it has exited, and has one."""
+    if tenant.state != "exited" or tenant.vm_id is None:
+        raise Conflict(f"{called(tenant)} has no VM to be parked", details=f"it is {tenant.state}")
+    check_goes_on(tenant)
+    return tenant.vm_id
+
+
 def check_goes_on(tenant: Tenant) -> None:
     """``DiskFull`` or ``VmUnresponsive`` if it stands still: it would not answer."""
     error: Any = tenant.error or {}

@@ -178,9 +178,12 @@ class BootVm:
         ticket: BootTicket,
         onlooker: Onlooker,
         frozen: RuntimeSnapshot | None = None,
+        *,
+        holds: bool = False,
     ) -> VmRecord:
-        """``frozen``: on the disk of that one, which is of a VM in use."""
-        boot = _Boot(tenant, image, tenant.shape, watch, ticket, onlooker, frozen, cold=True)
+        """``frozen``: on the disk of that one, which is of a VM in use. ``holds``: the tenant holds
+        it, whatever becomes of this."""
+        boot = _Boot(tenant, image, tenant.shape, watch, ticket, onlooker, frozen, True, holds)
         return await self._boot(boot)
 
     async def again(
