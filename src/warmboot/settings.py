@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     default_vcpus: int = Field(2, ge=1, le=32)
     default_memory_mib: int = Field(768, ge=256, le=65536)
     max_runtime_snapshots: int = Field(10, ge=1)
+    max_image_snapshots: int = Field(16, ge=0, le=1000)
+    image_budget_mib: int = Field(16_384, ge=0)
     max_forks: int = Field(64, ge=1, le=MAX_FORKS)
     snapshot_wait_s: float = Field(60.0, ge=0)
     standby_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"

@@ -37,6 +37,25 @@ def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     assert "warmboot snapshot ls" in cli("snapshot", "show", "zzz").stderr
 
 
+def test_images_of_registries_are_prepared(cli: Cli, tmp_path: Path) -> None:
+    cli("runtime", "register", str(tmp_path), "--name", "one", "--no-snapshot")
+    first = cli("image", "prepare", "redis", "-m", "512m").stdout.strip()
+    again = cli("image", "prepare", "redis:latest", "--runtime", "one").stdout.strip()
+    (listed,) = json.loads(cli("image", "ls", "--json").stdout)
+    assert (listed["id"], listed["depth"]) == (again, "image")
+    assert first != again
+    line = cli("image", "ls").stdout.splitlines()[1]
+    assert line.split()[:4] == ["redis:latest", again[:8], "one", "ready"]
+    assert re.search(r"(?m)^image +redis:latest$", cli("snapshot", "show", again).stdout)
+    assert "image" in cli("snapshot", "ls").stdout.splitlines()[1].split()
+    assert cli("image", "ls", "-q").stdout.split() == [again]
+    done = cli("image", "rm", "nginx", "redis")
+    assert (done.stdout.split(), done.returncode) == (["redis"], 1)
+    assert "there is no prepared image 'nginx'" in done.stderr
+    assert cli("image", "ls", "-q").stdout == ""
+    assert cli("image", "prepare", "redis", "-m", "x").returncode == 2
+
+
 def test_images_and_snapshots_are_removed_together(cli: Cli, tmp_path: Path) -> None:
     cli("runtime", "register", str(tmp_path), "--name", "one", "--no-snapshot")
     built = [cli("snapshot", "create", "one", "-m", size).stdout.strip() for size in ("1g", "2g")]

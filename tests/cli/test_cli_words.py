@@ -270,10 +270,10 @@ REFERENCES = ("CONTAINER", "WORKER", "IMAGE", "SNAPSHOT")
 
 
 def commands_with_a_reference() -> Iterator[Any]:
-    """Those whose first argument is one; ``run`` and ``create`` name images of registries."""
+    """Those whose first argument is one; some name images of registries."""
     for path, parameter in parameters():
         first = parameter.param_type_name == "argument" and parameter.metavar in REFERENCES
-        if first and path[-1] not in ("run", "events") and path != ("create",):
+        if first and path[-1] not in ("run", "events", "prepare") and path != ("create",):
             yield pytest.param(path, id=" ".join(path))
 
 

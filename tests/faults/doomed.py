@@ -158,6 +158,15 @@ async def build(manager: Manager) -> None:
     await manager.snapshot()
 
 
+async def prepare_image(manager: Manager) -> None:
+    snapshot_id = await manager.snapshots.prepare_image("busybox", None, None)
+
+    async def over() -> bool:
+        return (await manager.snapshots.get(snapshot_id)).state is not SnapshotState.CREATING
+
+    await manager.until(over)
+
+
 async def rebuild(manager: Manager) -> None:
     (old,) = await manager.snapshots.list()
     new_id = await manager.snapshots.rebuild(old.id)
@@ -242,7 +251,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
         *(compress, unpack, collect, migrate, freeze, fork, fork_container, pause, first_start),
-        *(park, wake, put_away, fetch_back),
+        *(park, wake, put_away, fetch_back, prepare_image),
     )
 }
 

@@ -248,7 +248,7 @@ async def test_snapshots_show_state_sizes_ages_and_leases(manager: Manager) -> N
     label = {"snapshot": snapshot.id}
     assert shown.value("warmboot_snapshots", state="ready") == 1
     assert shown.value("warmboot_snapshots") == 1
-    assert shown.value("warmboot_snapshot_info", state="ready", **label) == 1
+    assert shown.value("warmboot_snapshot_info", state="ready", depth="runtime", **label) == 1
     assert shown.value("warmboot_snapshot_leases", **label) == 2
     assert shown.value("warmboot_snapshot_boots_total", outcome="succeeded", **label) == 2
     for name, key in (("stored", "size_bytes"), ("memory", "mem_size_bytes")):

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 
+from warmboot.docker.references import with_tag
 from warmboot.manager.protocols import (
     Registered,
 )
@@ -26,7 +27,9 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import (
+    IMAGE,
     SNAPSHOT_TRANSITIONS,
+    Depth,
     HostRequirements,
     RuntimeSnapshot,
     SnapshotState,
@@ -109,6 +112,18 @@ class FakeSnapshots:
         self._events, self._images = events, images
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def prepare_image(
+        self, reference: str, runtime_image_id: UUID | None, shape: Shape | None
+    ) -> UUID:
+        image_id = runtime_image_id or next(iter(self._images.rows), uuid4())
+        name = with_tag(reference)
+        there = [row for row in self.rows.values() if row.image == name]
+        made = await self.create(image_id, shape, there[0].id if there else None)
+        self.rows[made] = replace(
+            self.rows[made], depth=Depth.IMAGE, version=0, metadata={IMAGE: name}
+        )
+        return made
+
     async def create(
         self, runtime_image_id: UUID, shape: Shape | None, replaces: UUID | None = None
     ) -> UUID:
@@ -144,7 +159,10 @@ class FakeSnapshots:
                 del self.rows[snapshot_id]
         elif row.state is SnapshotState.CREATING:
             sizes = {"size_bytes": 900_000_000, "mem_size_bytes": 512_000_000, "compressed": False}
-            self.rows[snapshot_id] = replace(row, state=SnapshotState.READY, metadata=sizes)
+            metadata = {**row.metadata, **sizes}
+            self.rows[snapshot_id] = replace(row, state=SnapshotState.READY, metadata=metadata)
+            if row.depth is Depth.IMAGE and row.replaces is not None:
+                del self.rows[row.replaces]
             self._events.add("runtime-snapshot.ready", snapshot_id)
 
     async def list(self, *, include_deleted: bool = False) -> Sequence[RuntimeSnapshot]:

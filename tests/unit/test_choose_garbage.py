@@ -25,7 +25,7 @@ from warmboot.manager.garbage.choose_garbage import (
     last_used,
 )
 from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kept, Kind, Why
-from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -374,3 +374,25 @@ def test_a_folder_that_goes_takes_what_is_in_it() -> None:
     known = {Kind.CHECKPOINT_FOLDER: {"w"}}
     seen = Seen(entries=[outer, inner], known=known)
     assert [one.path for one in choose_garbage(seen, Limits(10), NOW)] == [Path("/w/cp")]
+
+
+def test_prepared_images_have_bounds_of_their_own() -> None:
+    version = snapshot(unused_days=20)
+    images = [snapshot(unused_days=days, depth=Depth.IMAGE) for days in (1, 3, 2)]
+    pinned = snapshot(unused_days=25, depth=Depth.IMAGE, pinned=True)
+    seen = Seen(snapshots=[version, *images, pinned])
+
+    def gone(**limits: Any) -> list[tuple[UUID | None, Why]]:
+        chosen = choose_garbage(seen, Limits(1, **limits), NOW)
+        return [(one.snapshot_id, one.why) for one in chosen]
+
+    newest, oldest, middle = (one.id for one in images)
+    assert gone() == []
+    assert gone(room_for_images=1, max_images=4) == [(oldest, Why.OVER_LIMIT)]
+    assert gone(max_images=2, image_budget_bytes=1500) == [
+        (oldest, Why.OVER_LIMIT),
+        (middle, Why.OVER_LIMIT),
+        (newest, Why.OVER_BUDGET),
+    ]
+    assert gone(image_budget_bytes=4000) == []
+    assert gone(room_for=1) == [(version.id, Why.OVER_LIMIT)]

@@ -40,7 +40,8 @@ def wire_containers(
     store, host, events = core.store, core.host, core.events
     archives = ArchiveFiles(settings.storage_root / "archives", core.uploads)
     bring_up = BringUp(
-        *(store, host, events, tenants.boot, core.admission, snapshots.health, archives, folders)
+        *(store, host, events, tenants.boot, core.admission, snapshots.health, archives, folders),
+        snapshots.snapshots,
     )
 
     async def remove(container_id: UUID) -> None:

@@ -41,6 +41,8 @@ def _limits(settings: Settings) -> Limits:
     days = settings.snapshot_unused_days
     return Limits(
         max_active=settings.max_runtime_snapshots,
+        max_images=settings.max_image_snapshots,
+        image_budget_bytes=settings.image_budget_mib << 20,
         unused_after=timedelta(days=days) if days else None,
         cache_budget_bytes=settings.cache_budget_mib << 20,
         checkpoint_budget_bytes=settings.checkpoint_budget_mib << 20,

@@ -13,6 +13,7 @@ from warmboot.bootstrap.workers import WorkerParts
 from warmboot.manager.core.background import Failed
 from warmboot.manager.core.saga import Saga
 from warmboot.manager.housekeeping import Housekeeping, HousekeepingConfig
+from warmboot.manager.snapshots.build_image_snapshot import BuildImageSnapshot
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.snapshots.check_integrity import CheckIntegrity
 from warmboot.manager.snapshots.choose_form import FormPolicy
@@ -56,15 +57,20 @@ def wire_snapshots(
         settings.warm_boot_timeout_s,
         retry,
     )
+    build_with_image = BuildImageSnapshot(
+        store, host, core.runner, events, settings.cold_boot_timeout_s, retry
+    )
     snapshots = RuntimeSnapshots(
         store,
         host,
         events,
         core.tasks,
         build,
+        build_with_image,
         garbage.collect,
         default_shape=settings.default_shape,
         max_active=settings.max_runtime_snapshots,
+        max_images=settings.max_image_snapshots,
         on_built=core.attention.set,
         retry=retry,
     )
@@ -77,7 +83,7 @@ def wire_snapshots(
         forms,
         _reconciler(core, snapshots, retry, failed),
         _housekeeping(core, garbage, forms, health, workers, failed),
-        (build.saga, *forms.sagas),
+        (build.saga, build_with_image.saga, *forms.sagas),
     )
 
 

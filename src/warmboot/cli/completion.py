@@ -9,7 +9,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +55,12 @@ def forkable_names(incomplete: str) -> list[str]:
     return sorted(found)
 
 
+def prepared_names(incomplete: str) -> list[str]:
+    """Images that are prepared."""
+    found = _items("/v1/runtime-snapshots", lambda one: one["metadata"].get("image"))
+    return sorted({name for name in found if name.startswith(incomplete)})
+
+
 def snapshot_names(incomplete: str) -> list[str]:
     """Those of engines: versions have no names."""
     return _names("/v1/runtime-snapshots", incomplete)
@@ -69,13 +75,17 @@ def worker_names(incomplete: str) -> list[str]:
 
 
 def _names(path: str, incomplete: str, states: Container[str] = ()) -> list[str]:
+    found = _items(path, lambda one: one["name"] if not states or one["state"] in states else None)
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def _items(path: str, word: Callable[[Any], Any]) -> list[str]:
+    """The word of each that has one."""
     try:
-        found = [
-            item["name"] for item in _asked(path)["items"] if not states or item["state"] in states
-        ]
+        found = [word(item) for item in _asked(path)["items"]]
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return []
-    return [name for name in found if isinstance(name, str) and name.startswith(incomplete)]
+    return [one for one in found if isinstance(one, str)]
 
 
 def _asked(path: str) -> Any:

@@ -16,7 +16,9 @@ _VOLUMES = "volumes are in the container's VM, and go with it: `warmboot run -v 
 _PULLED = "`warmboot run` pulls the image that it needs"
 _BUILT = "build it with docker; `warmboot run --archive FILE` takes what `docker save` wrote"
 _REGISTRY = "images come from their registries as they are, without a login"
-_STORED = "an image is kept by no one but the VM that has pulled it"
+_STORED = (
+    "an image is kept by no one but the VM that has pulled it, and by `warmboot image prepare`"
+)
 _COMMANDS = {
     "build": _BUILT,
     "builder": _BUILT,
@@ -27,7 +29,6 @@ _COMMANDS = {
     "context": "WARMBOOT_URL selects another manager",
     "export": "copy what you need: `warmboot cp CONTAINER:PATH -`",
     "history": _STORED,
-    "image": f"{_PULLED}; runtime images are something else: `warmboot runtime`",
     "images": f"{_PULLED}; runtime images are something else: `warmboot runtime ls`",
     "import": _BUILT,
     "info": "`warmboot doctor` checks this machine",

@@ -149,6 +149,12 @@ COMMANDS: Mapping[str, Place] = {
         CONTAINERS,
         "Manage workers: containers that are paused with their memory.",
     ),
+    "image": Place(
+        "snapshots.image",
+        "app",
+        CONTAINERS,
+        "Prepare images of registries, so that their containers start at once.",
+    ),
     "runtime": Place(
         "runtime",
         "app",
@@ -156,7 +162,7 @@ COMMANDS: Mapping[str, Place] = {
         "Manage runtime images: kernel, Docker and guest agent for VMs.",
     ),
     "snapshot": Place(
-        "snapshot",
+        "snapshots.snapshot",
         "app",
         SERVICE,
         "Manage snapshots: VMs frozen with Docker ready, and engines frozen in use.",

@@ -90,6 +90,21 @@ class RuntimeSnapshots:
             body["shape"] = given(vcpus=vcpus, memory_mib=memory_mib)
         return str((await self._link.post("/v1/runtime-snapshots", body))["id"])
 
+    async def prepare_image(
+        self,
+        image: str,
+        *,
+        runtime_image_id: str | None = None,
+        vcpus: int | None = None,
+        memory_mib: int | None = None,
+    ) -> str:
+        """Begin to build one with an image of a registry in it, from which its containers start;
+        returns its id. A shape needs ``vcpus`` and ``memory_mib``."""
+        body = given(image=image, runtime_image_id=runtime_image_id)
+        if vcpus is not None or memory_mib is not None:
+            body["shape"] = given(vcpus=vcpus, memory_mib=memory_mib)
+        return str((await self._link.post("/v1/runtime-snapshots", body))["id"])
+
     async def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
         """The snapshots, newest first."""
         return [snapshot async for snapshot in self.iterate(include_deleted=include_deleted)]

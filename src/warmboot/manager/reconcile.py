@@ -283,6 +283,6 @@ class Reconcile:
         await self._reconcile_failures.attempt("what nobody needs any more", released)
         for snapshot in await self._store.snapshots.list():
             row = self._unreadable.about(snapshot.id)
-            begun = snapshot.state is SnapshotState.CREATING and snapshot.is_version
+            begun = snapshot.state is SnapshotState.CREATING and snapshot.is_reproducible
             if begun and row is None:
                 self._snapshots.resume(snapshot.id)

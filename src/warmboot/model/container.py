@@ -231,6 +231,11 @@ class Container(AsAsked):
         return self.spec.host_name
 
     @property
+    def image_reference(self) -> str | None:
+        own = self.spec.archive or self.spec.options.platform
+        return None if own else self.spec.image
+
+    @property
     def base_image_id(self) -> UUID | None:
         """The runtime image that was asked for; else the one that was taken."""
         return self.spec.runtime_image_id or self.runtime_image_id

@@ -11,6 +11,9 @@ in proportion to the others' (see ``manager.choose_snapshot``). A pinned one is 
 One of the depth ``engine`` is an engine as it was at a moment, with the containers that ran in it.
 It is no version: engines are made from it by its name, and it is neither collected nor rebuilt.
 One of the depth ``container`` is made by a fork, and goes with the last of those that it began.
+One of the depth ``image`` lies on a version, and has an image of a registry unpacked: containers of
+that image are started from it. It is rebuilt and collected as versions are; each runtime image and
+shape has one for an image's name.
 """
 
 from __future__ import annotations
@@ -46,6 +49,12 @@ DISK_BASE = "disk_base"
 """Keys of the metadata of an engine's snapshot: what its containers had published, where it
 answered of that, which folders of the host it had, and what its disk lies on."""
 
+IMAGE = "image"
+"""Key of the metadata of one of the depth ``image``: which image, by its name and tag."""
+
+IMAGE_DIGEST = "image_digest"
+"""That image's id, as Docker in the guest tells it; in one that was built."""
+
 UNHEALTHY_AFTER = 3
 """Consecutive failures that make a snapshot unhealthy."""
 
@@ -64,10 +73,11 @@ class SnapshotState(StrEnum):
 
 
 class Depth(StrEnum):
-    """How much of the work it has done already: Docker is ready, a container runs, or an engine's
-    containers do."""
+    """How much of the work it has done already: Docker is ready, an image is in the guest, too, a
+    container runs, or an engine's containers do."""
 
     RUNTIME = "runtime"
+    IMAGE = "image"
     CONTAINER = "container"
     ENGINE = "engine"
 
@@ -89,7 +99,8 @@ class BuildCause(StrEnum):
     """Why a snapshot was begun: asked for by a user, or by the manager itself.
 
     ``registered``: its image was. ``demand``: its shape was often asked for. ``unhealthy``: the one
-    it replaces is. ``migration``: the one it replaces does not fit this host (any more).
+    it replaces is. ``migration``: the one it replaces does not fit this host (any more). ``base``:
+    the version that the one it replaces lies on was rebuilt, or is no longer used.
     """
 
     REQUESTED = "requested"
@@ -97,6 +108,7 @@ class BuildCause(StrEnum):
     DEMAND = "demand"
     UNHEALTHY = "unhealthy"
     MIGRATION = "migration"
+    BASE = "base"
 
     @property
     def automatic(self) -> bool:
@@ -159,12 +171,14 @@ class Moment:
 
     ``base`` is the folder of the snapshot over whose memory its own is a difference; ``None``: it
     is over zeros. ``layers`` are the files of its disk, the topmost last, and ``disk_base`` what
-    the lowest lies on; none where the disk is a file of its own.
+    the lowest lies on; none where the disk is a file of its own. One that is ``claimed`` has its
+    agent take orders with the token of the VM that it is of; else that of whoever claims it.
     """
 
     base: Path | None = None
     layers: tuple[str, ...] = ()
     disk_base: Path | None = None
+    claimed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +274,17 @@ class RuntimeSnapshot:
     def is_version(self) -> bool:
         """Whether it is one of its image's versions, from which any VM may be booted."""
         return self.depth is Depth.RUNTIME
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether a build makes another that is as good, and something else serves until then: so
+        it is of a VM that nobody has used."""
+        return self.depth in (Depth.RUNTIME, Depth.IMAGE)
+
+    @property
+    def image(self) -> str | None:
+        """The image that is in its guest, by name and tag, where that is what it is for."""
+        return str(self.metadata[IMAGE]) if self.depth is Depth.IMAGE else None
 
     @property
     def stored_bytes(self) -> int | None:

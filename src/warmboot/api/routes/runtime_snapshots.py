@@ -19,10 +19,14 @@ router = APIRouter(prefix="/v1/runtime-snapshots", tags=["runtime snapshots"])
 @router.post(
     "",
     status_code=201,
-    summary="Begin to build a snapshot, another version beside any that are there",
+    summary="Begin to build a snapshot: another version, or one with an image in it",
 )
 async def create_runtime_snapshot(body: RuntimeSnapshotIn, services: Wired) -> Created:
     shape = body.shape.to_model() if body.shape else None
+    if body.image is not None:
+        made = await services.snapshots.prepare_image(body.image, body.runtime_image_id, shape)
+        return Created(id=made)
+    assert body.runtime_image_id is not None
     return Created(id=await services.snapshots.create(body.runtime_image_id, shape))
 
 

@@ -208,6 +208,11 @@ FIELDS: Mapping[str, str] = {
     "sha256": "its checksum",
     "shape": "the vCPUs and the memory of the VM",
     "ContainerIn.shape": "the vCPUs and the memory of its VM; left out, the default",
+    "RuntimeSnapshotIn.image": "an image of a registry: it is pulled into a VM of the newest "
+    "version, and one of its containers is started there once with a program of warmboot's and "
+    "without a network; containers of that image are started from the snapshot",
+    "RuntimeSnapshotIn.runtime_image_id": "left out, beside an image: the one named default, or "
+    "the oldest",
     "RuntimeSnapshotIn.shape": "the vCPUs and the memory of the VM; left out, the default",
     "size_bytes": "its size on the disk",
     "CheckpointOut.size_bytes": "the size of the memory in it",

@@ -210,8 +210,30 @@ class RuntimeImageIn(Strict):
 
 
 class RuntimeSnapshotIn(Strict):
-    runtime_image_id: UUID
+    """One of a runtime image, or, with ``image``, one with an image of a registry in it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "required": [name],
+                    "properties": {name: {"type": "string"}},
+                }
+                for name in ("runtime_image_id", "image")
+            ]
+        },
+    )
+
+    runtime_image_id: UUID | None = None
     shape: ShapeIn | None = None
+    image: ImageReference | None = None
+
+    @model_validator(mode="after")
+    def _says_of_what(self) -> Self:
+        if self.runtime_image_id is None and self.image is None:
+            raise ValueError("give runtime_image_id, image, or both")
+        return self
 
 
 Weight = Annotated[StrictFloat, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)]

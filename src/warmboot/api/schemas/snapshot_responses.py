@@ -59,8 +59,9 @@ class RuntimeSnapshotOut(Out):
     replaces: UUID | None
     error: dict[str, Any] | None
     depth: Depth = Field(
-        description="how much of the work it has done already: Docker is ready (runtime), or an "
-        "engine's containers run (engine)"
+        description="how much of the work it has done already: Docker is ready (runtime), an "
+        "image is in the guest, too (image; metadata.image says which), or an engine's containers "
+        "run (engine)"
     )
     name: str | None = Field(description="what a user has named it; null for a version")
     parent_id: UUID | None = Field(
@@ -70,7 +71,7 @@ class RuntimeSnapshotOut(Out):
         description="what its files take on the disk; null before it is done"
     )
     version: int = Field(
-        description="counts up per runtime image and shape; 0 for one of an engine"
+        description="counts up per runtime image and shape; 0 for one of another depth"
     )
     weight: float
     pinned: bool

@@ -33,6 +33,7 @@ _PHRASES = {
     "freeze": "freezing the VM",
     "publish": "writing the snapshot",
     "warm-up": "warming up Docker",
+    "walk": "starting a container of the image once",
     "canary": "trying the new snapshot",
 }
 

@@ -77,6 +77,23 @@ class RuntimeSnapshots:
             lambda: self._of.create(runtime_image_id, vcpus=vcpus, memory_mib=memory_mib)
         )
 
+    def prepare_image(
+        self,
+        image: str,
+        *,
+        runtime_image_id: str | None = None,
+        vcpus: int | None = None,
+        memory_mib: int | None = None,
+    ) -> str:
+        """Begin to build one with an image of a registry in it, from which its containers start;
+        returns its id. A shape needs ``vcpus`` and ``memory_mib``.
+        """
+        return self._portal.run(
+            lambda: self._of.prepare_image(
+                image, runtime_image_id=runtime_image_id, vcpus=vcpus, memory_mib=memory_mib
+            )
+        )
+
     def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
         """The snapshots, newest first."""
         return self._portal.run(lambda: self._of.list(include_deleted=include_deleted))

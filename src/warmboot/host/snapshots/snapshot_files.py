@@ -118,11 +118,12 @@ class SnapshotFiles:
         based: bool,
         disk_base: Path | None,
         layers: tuple[str, ...],
-        token: str,
+        token: str | None,
         durable: bool,
     ) -> SnapshotManifest:
         """The same of a VM in use, which was restored from ``source`` if it is ``based``, and
-        whose agent takes orders with ``token``. ``SnapshotDamaged``, ``DiskFull``.
+        whose agent takes orders with ``token``; ``None``: with that of whoever claims it.
+        ``SnapshotDamaged``, ``DiskFull``.
 
         Unless it is ``durable`` its memory is not synced: it is of no use after a power failure.
         """
@@ -137,8 +138,9 @@ class SnapshotFiles:
                 base = source
             if (source / ROOTFS_FILE).samefile(folder / ROOTFS_FILE):
                 files[ROOTFS_FILE] = below.files[ROOTFS_FILE]  # not read again for every moment
-        moment = Moment(base, layers, disk_base)
-        await asyncio.to_thread(moments.write_token, folder, token)
+        moment = Moment(base, layers, disk_base, claimed=token is not None)
+        if token is not None:
+            await asyncio.to_thread(moments.write_token, folder, token)
         whole = replace(manifest, files=files, moment=moment)
         unsynced = () if durable else (DIFFERENCE_FILE, STATE_FILE)
         return await asyncio.to_thread(self._publish, folder, whole, unsynced)

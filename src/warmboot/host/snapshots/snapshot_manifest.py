@@ -44,7 +44,8 @@ def parts_of(manifest: SnapshotManifest) -> tuple[str, ...]:
     both = (manifest.memory_file, STATE_FILE, ROOTFS_FILE)
     if manifest.moment is None:
         return (*both, DISK_FILE)
-    return (*both, TOKEN_FILE, *(manifest.moment.layers or (DISK_FILE,)))
+    token = (TOKEN_FILE,) if manifest.moment.claimed else ()
+    return (*both, *token, *(manifest.moment.layers or (DISK_FILE,)))
 
 
 def manifest_to_json(manifest: SnapshotManifest) -> dict[str, Any]:
@@ -119,7 +120,8 @@ def _moment(document: Any) -> Moment | None:
     base, disk_base = (
         None if document[name] is None else Path(document[name]) for name in ("base", "disk_base")
     )
-    return Moment(base, tuple(str(name) for name in document["layers"]), disk_base)
+    layers = tuple(str(name) for name in document["layers"])
+    return Moment(base, layers, disk_base, bool(document.get("claimed", True)))
 
 
 def damaged(path: Path, details: str) -> SnapshotDamaged:

@@ -24,6 +24,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.folders.tenant_folders import TenantFolders
+from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
@@ -64,6 +65,7 @@ class BringUp:
         health: SnapshotHealth,
         archives: ArchiveFiles,
         folders: TenantFolders,
+        snapshots: RuntimeSnapshots,
     ) -> None:
         self._store = store
         self._host = host
@@ -73,6 +75,7 @@ class BringUp:
         self._health = health
         self._archives = archives
         self._folders = folders
+        self._snapshots = snapshots
 
     async def __call__(self, asked: Asked) -> None:
         container_id, watch = asked.container_id, asked.watch
@@ -198,12 +201,25 @@ class BringUp:
             )
         if there and spec.options.pull is not PullPolicy.ALWAYS:
             return
+        former = await link.docker.image_digest(spec.image) if there else None
         await self._boot.tell(container, "pull", image=spec.image)
         with watch.stage("pull"):
             progress = PullProgress(self._events, container.id)
             where = (record.id, slot_of(record))
             platform = spec.options.platform
             await self._host.vms.pull_image(*where, spec.image, progress, platform)
+        if former is not None and record.snapshot_id is not None:
+            await self._look_whether_moved(spec.image, former, record, record.snapshot_id)
+
+    async def _look_whether_moved(
+        self, image: str, former: str, record: VmRecord, snapshot_id: UUID
+    ) -> None:
+        """A tag that a snapshot has had from its build may be of another image by now."""
+        now = await self._host.vms.link(record.id).docker.image_digest(image)
+        if now == former:
+            return
+        with contextlib.suppress(NotFound):  # the snapshot is gone
+            await self._snapshots.image_moved(snapshot_id, now)
 
     async def _log_provisioned(self, container: Container, watch: Stopwatch) -> None:
         saved = ""

@@ -3,6 +3,7 @@
     snapshots   deleted, not leased ──────────────────────────────▶ deleted
                 unused for so many days ──────────────────────────▶ unused
                 more than so many: the one unused for longest ────▶ over-limit
+                of the depth image: the same; over their bytes ───▶ over-limit, over-budget
     the rest    belongs to no row of the database ────────────────▶ orphan, unfinished
     caches      over their budget, least recently used first ─────▶ over-budget
                 less room on the disk than the floor ─────────────▶ low-disk
@@ -21,7 +22,7 @@ from pathlib import Path
 from uuid import UUID
 
 from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kept, Kind, Why
-from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import Depth, RuntimeSnapshot, SnapshotState
 
 ARCHIVE_KEPT = timedelta(days=1)
 """How long an uploaded archive is kept after its last use by a container that is no more."""
@@ -42,7 +43,9 @@ GRACE: Mapping[Kind, timedelta] = {
 class Limits:
     """``room_for``: so many further snapshots are to fit. ``unused_after`` None: never too old.
 
-    ``checkpoint_budget_bytes`` 0: no budget.
+    ``checkpoint_budget_bytes`` 0: no budget; nor have those of the depth ``image`` one with
+    ``image_budget_bytes`` 0. ``max_images`` is how many of these there may be, and
+    ``room_for_images`` how many further ones are to fit.
     """
 
     max_active: int
@@ -51,6 +54,9 @@ class Limits:
     disk_floor_bytes: int = 0
     room_for: int = 0
     checkpoint_budget_bytes: int = 0
+    max_images: int = 16
+    room_for_images: int = 0
+    image_budget_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +90,21 @@ def choose_garbage(seen: Seen, limits: Limits, now: datetime) -> tuple[Garbage, 
 def active_count(snapshots: Collection[RuntimeSnapshot]) -> int:
     """Those that count against the limit: all versions but deleted ones, and rebuilds, which give
     their place back."""
+    return _count(snapshots, Depth.RUNTIME)
+
+
+def image_count(snapshots: Collection[RuntimeSnapshot]) -> int:
+    """The same of the depth ``image``."""
+    return _count(snapshots, Depth.IMAGE)
+
+
+def _count(snapshots: Collection[RuntimeSnapshot], depth: Depth) -> int:
     alive = {s.id for s in snapshots if s.state is not SnapshotState.DELETED}
     return sum(
         1
         for s in snapshots
         if s.id in alive
-        and s.is_version
+        and s.depth is depth
         and not (s.state is SnapshotState.CREATING and s.replaces in alive)
     )
 
@@ -104,16 +119,44 @@ def _snapshots(seen: Seen, limits: Limits, now: datetime) -> Iterator[Garbage]:
         limit = now - limits.unused_after
         old = [s for s in candidates if last_used(s) <= limit]
     yield from (_garbage(snapshot, seen, Why.UNUSED) for snapshot in old)
-    excess = active_count(seen.snapshots) - len(old) + limits.room_for - limits.max_active
-    rest = [snapshot for snapshot in candidates if snapshot not in old]
+    rest = [s for s in candidates if s not in old and s.is_version]
+    gone = sum(s.is_version for s in old)
+    excess = active_count(seen.snapshots) - gone + limits.room_for - limits.max_active
     yield from (_garbage(snapshot, seen, Why.OVER_LIMIT) for snapshot in rest[: max(0, excess)])
+    yield from _with_images([s for s in candidates if s not in old], old, seen, limits)
+
+
+def _with_images(
+    rest: Collection[RuntimeSnapshot],
+    old: Collection[RuntimeSnapshot],
+    seen: Seen,
+    limits: Limits,
+) -> Iterator[Garbage]:
+    """Those of the depth ``image`` that are too many, then those that take too much."""
+    may_go = [s for s in rest if s.depth is Depth.IMAGE]
+    gone = sum(s.depth is Depth.IMAGE for s in old)
+    excess = image_count(seen.snapshots) - gone + limits.room_for_images - limits.max_images
+    too_many, rest = may_go[: max(0, excess)], may_go[max(0, excess) :]
+    yield from (_garbage(snapshot, seen, Why.OVER_LIMIT) for snapshot in too_many)
+    stay = [
+        s
+        for s in seen.snapshots
+        if s.depth is Depth.IMAGE and s.state is not SnapshotState.DELETED
+        if s not in old and s not in too_many
+    ]
+    total_bytes = sum(s.stored_bytes or 0 for s in stay)
+    for snapshot in rest:
+        if not limits.image_budget_bytes or total_bytes <= limits.image_budget_bytes:
+            return
+        yield _garbage(snapshot, seen, Why.OVER_BUDGET)
+        total_bytes -= snapshot.stored_bytes or 0
 
 
 def _may_go(snapshot: RuntimeSnapshot, seen: Seen) -> bool:
     return (
         snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY)
         and not snapshot.pinned
-        and snapshot.is_version
+        and snapshot.is_reproducible
         and snapshot.id not in seen.leased
         and snapshot.id not in seen.busy
         and not is_relied_on(snapshot, seen.snapshots)

@@ -29,12 +29,18 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.unreadable_owners import Of, unreadable_owners
 from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, SeenCheckpoints
-from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
+from warmboot.manager.garbage.choose_garbage import (
+    Limits,
+    Seen,
+    active_count,
+    choose_garbage,
+    image_count,
+)
 from warmboot.model.errors import InUse
 from warmboot.model.garbage import Cached, Garbage, Kind, Why
 from warmboot.model.garbage import Collection as Collected
 from warmboot.model.owned_ids import NO_IDS
-from warmboot.model.runtime_snapshot import DISK_BASE, RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import DISK_BASE, Depth, RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
 from warmboot.system.disks import free_bytes
 
@@ -124,19 +130,33 @@ class CollectGarbage:
         owners = (await unreadable_owners(self._store))[Of.SNAPSHOTS] | known
         await self._host.storage.cache.evict(sys.maxsize, known=_uuids(owners))
 
-    async def make_room(self) -> None:
+    async def make_room(self, depth: Depth = Depth.RUNTIME) -> None:
         """Have the least used snapshot go if a further one would be too many.
 
         Nothing goes where that would not be enough.
         """
-        limits = replace(self._limits, unused_after=None, room_for=1)
+        images = depth is Depth.IMAGE
+        limits = replace(
+            self._limits, unused_after=None, room_for=not images, room_for_images=images
+        )
         chosen, seen = await self._choose(limits)
-        over = [one for one in chosen if one.why is Why.OVER_LIMIT]
-        if not over or active_count(seen.snapshots) - len(over) >= limits.max_active:
+        ids = {s.id for s in seen.snapshots if s.depth is depth}
+        over = [one for one in chosen if one.why is Why.OVER_LIMIT and one.snapshot_id in ids]
+        count, most = active_count(seen.snapshots), limits.max_active
+        if images:
+            count, most = image_count(seen.snapshots), limits.max_images
+        if not over or count - len(over) >= most:
             return
         for one in over:
             await self._retire(one, seen)
         await self.collect_released()
+
+    async def keep_to_image_budget(self) -> None:
+        """Have those of the depth ``image`` go that are over their budget, least used first."""
+        chosen, seen = await self._choose(replace(self._limits, unused_after=None))
+        for one in chosen:
+            if one.kind is Kind.SNAPSHOT and one.why is Why.OVER_BUDGET:
+                await self._retire(one, seen)
 
     async def drop_image_folder(self, folder: Path) -> None:
         """Remove an image's folder unless an image has it or a VM needs it.
@@ -223,7 +243,8 @@ class CollectGarbage:
 
     async def _snapshots(self, chosen: Collection[Garbage], seen: Seen) -> list[Garbage]:
         for one in chosen:
-            if one.why in (Why.UNUSED, Why.OVER_LIMIT):
+            retired = one.why in (Why.UNUSED, Why.OVER_LIMIT, Why.OVER_BUDGET)
+            if one.kind is Kind.SNAPSHOT and retired:
                 await self._retire(one, seen)
         gone = set(await self.collect_released())
         return [

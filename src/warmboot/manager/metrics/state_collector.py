@@ -175,7 +175,7 @@ def _of_snapshots(
         "warmboot_snapshot_info",
         "1; the labels tell what kind of snapshot it is, and its state",
         labels=(
-            *("snapshot", "version", "state", "pinned"),
+            *("snapshot", "depth", "version", "state", "pinned"),
             *("vcpus", "memory_mib", "hypervisor", "hypervisor_version"),
         ),
     )
@@ -187,8 +187,9 @@ def _of_snapshots(
     gauges = {name: _empty(f"warmboot_snapshot_{name}", text) for name, text in _GAUGES.items()}
     for snapshot in shown:
         name, shape = str(snapshot.id), snapshot.shape
-        kind = (str(snapshot.version), snapshot.state, "yes" if snapshot.pinned else "no")
-        what = (*kind, str(shape.vcpus), str(shape.memory_mib))
+        kind = (snapshot.depth, str(snapshot.version), snapshot.state)
+        pinned = "yes" if snapshot.pinned else "no"
+        what = (*kind, pinned, str(shape.vcpus), str(shape.memory_mib))
         info.add_metric([name, *what, snapshot.hypervisor, snapshot.fc_version], 1)
         boots.add_metric([name, "succeeded"], snapshot.success_count)
         boots.add_metric([name, "failed"], snapshot.failure_count)

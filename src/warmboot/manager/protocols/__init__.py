@@ -119,6 +119,15 @@ class RuntimeSnapshots(Protocol):
         """
         ...
 
+    async def prepare_image(
+        self, reference: str, runtime_image_id: UUID | None, shape: Shape | None
+    ) -> UUID:
+        """Begin to build one with an image of a registry in it, from which its containers start.
+
+        If one is being made already, that one's id; one that is there serves until then.
+        """
+        ...
+
     async def list(self, *, include_deleted: bool = False) -> Sequence[RuntimeSnapshot]: ...
 
     async def get(self, snapshot_id: UUID) -> RuntimeSnapshot: ...

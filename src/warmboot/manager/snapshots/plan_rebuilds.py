@@ -20,6 +20,7 @@ from uuid import UUID
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import (
     BuildCause,
+    Depth,
     HostRequirements,
     RuntimeSnapshot,
     SnapshotState,
@@ -80,7 +81,7 @@ def plan_rebuilds(
     due: list[Due] = []
     later: list[datetime] = []
     for snapshot in snapshots:
-        wish = _wish(snapshot, here)
+        wish = _wish(snapshot, snapshots, here)
         if wish is None or snapshot.id in under_way or policy.has_given_up(snapshot):
             continue
         if snapshot.runtime_image_id in damaged_images:
@@ -109,10 +110,24 @@ def _not_before(snapshot: RuntimeSnapshot, policy: RetryPolicy, room_mib: int) -
     return put_off_until - policy.pause_without_verdict + policy.pause_after(1)
 
 
-def _wish(snapshot: RuntimeSnapshot, here: HostRequirements) -> Due | None:
-    if not snapshot.is_version:  # a user's: nothing is what it was but itself
+def _wish(
+    snapshot: RuntimeSnapshot, snapshots: Collection[RuntimeSnapshot], here: HostRequirements
+) -> Due | None:
+    if not snapshot.is_reproducible:  # a user's: nothing is what it was but itself
         return None
     fit = fit_of(snapshot, here)
+    if snapshot.depth is Depth.IMAGE:
+        bases = [
+            one.id
+            for one in snapshots
+            if one.is_version
+            and (one.runtime_image_id, one.shape) == (snapshot.runtime_image_id, snapshot.shape)
+            and fit_of(one, here).usable
+        ]
+        if not bases:  # its time comes when there is one
+            return None
+        if fit.usable and snapshot.parent_id not in bases:
+            return Due(snapshot, BuildCause.BASE, "what it lies on is no longer used")
     if fit.kind is FitKind.BROKEN:
         was_ready = "requires" in snapshot.metadata
         if was_ready or snapshot.cause.automatic:

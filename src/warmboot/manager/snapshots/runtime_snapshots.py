@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from warmboot.docker.references import with_tag
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.garbage.choose_garbage import active_count
+from warmboot.manager.garbage.choose_garbage import active_count, image_count
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.images.choose_image import choose_image
+from warmboot.manager.snapshots.build_image_snapshot import BuildImageSnapshot
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
 from warmboot.manager.snapshots.retries import note_failed_build
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound, NotSupported
 from warmboot.model.runtime_snapshot import (
+    IMAGE,
     BuildCause,
+    Depth,
+    HostRequirements,
     RuntimeSnapshot,
     SnapshotState,
     check_weight,
@@ -38,10 +46,12 @@ class RuntimeSnapshots:
         events: EventLog,
         tasks: Tasks,
         build: BuildSnapshot,
+        build_with_image: BuildImageSnapshot,
         garbage: CollectGarbage,
         *,
         default_shape: Shape,
         max_active: int,
+        max_images: int,
         on_built: Callable[[], None] = lambda: None,
         retry: RetryPolicy | None = None,
     ) -> None:
@@ -50,9 +60,11 @@ class RuntimeSnapshots:
         self._events = events
         self._tasks = tasks
         self._build = build
+        self._build_with_image = build_with_image
         self._garbage = garbage
         self._default_shape = default_shape
         self._max_active = max_active
+        self._max_images = max_images
         self._on_built = on_built
         self._retry = retry or RetryPolicy()
         self._beginning = asyncio.Lock()
@@ -88,6 +100,56 @@ class RuntimeSnapshots:
             await self._host.storage.ensure_room()  # before another one goes to make a place
             await self._check_capacity()
             return await self._begin(runtime_image_id, wanted, None, cause)
+
+    async def prepare_image(
+        self,
+        reference: str,
+        runtime_image_id: UUID | None,
+        shape: Shape | None,
+        *,
+        cause: BuildCause = BuildCause.REQUESTED,
+    ) -> UUID:
+        """Begin a snapshot with this image in it; the one that there is serves until it is ready.
+
+        One that is being made is meant by this, too. ``Conflict`` if no version serves to begin it
+        from, or there are too many already.
+        """
+        name, wanted = with_tag(reference), shape or self._default_shape
+        self._host.capacity().check(wanted, self._default_shape)
+        image_id = await choose_image(self._store, runtime_image_id)
+        async with self._beginning:
+            there = [
+                one
+                for one in await self._store.snapshots.with_image(image_id, name)
+                if one.shape == wanted
+            ]
+            for other in there:
+                if other.state is SnapshotState.CREATING:
+                    return other.id
+            await self._host.storage.ensure_room()
+            if not there:
+                await self._check_image_capacity()
+            replaces = there[0].id if there else None
+            return await self._begin(image_id, wanted, replaces, cause, name)
+
+    async def image_moved(self, snapshot_id: UUID, digest: str) -> None:
+        """Its image's tag was pulled anew, and is of another image now: it serves no more, and is
+        rebuilt."""
+        moved = await self._store.snapshots.get(snapshot_id)
+        if moved.depth is not Depth.IMAGE:
+            return
+        error = Conflict(
+            f"{moved.image} is another image now",
+            details=f"it was pulled as {digest}",
+            resolution=f"`warmboot image prepare {moved.image}`, unless it is rebuilt by itself",
+        ).as_dict()
+        with contextlib.suppress(IllegalTransition):  # somebody was faster, or it was deleted
+            async with self._events.transaction() as emit:
+                await self._store.snapshots.set_state(
+                    snapshot_id, SnapshotState.UNHEALTHY, error=error
+                )
+                await emit("runtime-snapshot.unhealthy", snapshot_id, error=error)
+            self._on_built()
 
     async def _is_meant(self, other: RuntimeSnapshot) -> bool:
         if other.state is SnapshotState.CREATING:
@@ -135,18 +197,18 @@ class RuntimeSnapshots:
                 f"the runtime snapshot {snapshot_id} is {old.state}: it cannot be rebuilt",
                 resolution="`warmboot snapshot create` builds a new one",
             )
-        if not old.is_version:
+        if not old.is_reproducible:
             raise NotSupported(
                 f"the snapshot {old.name or old.id} is of an engine in use: nothing rebuilds it",
                 resolution="freeze an engine again: `warmboot engine snapshot ENGINE --name NAME`",
             )
-        for other in await self._store.snapshots.for_image(old.runtime_image_id):
+        for other in await self._store.snapshots.list():
             if other.replaces == snapshot_id and other.state is SnapshotState.CREATING:
                 raise Conflict(
                     f"the runtime snapshot {snapshot_id} is already being rebuilt",
                     details=f"its successor is {other.id}",
                 )
-        return await self._begin(old.runtime_image_id, old.shape, snapshot_id, cause)
+        return await self._begin(old.runtime_image_id, old.shape, snapshot_id, cause, old.image)
 
     async def delete(self, snapshot_id: UUID) -> None:
         snapshot = await self._store.snapshots.get(snapshot_id)
@@ -179,15 +241,26 @@ class RuntimeSnapshots:
         """Build (again) a snapshot that is in ``creating``."""
 
         async def work() -> None:
-            await self._build(snapshot_id)
+            snapshot = await self._store.snapshots.get(snapshot_id)
+            if snapshot.depth is Depth.IMAGE:
+                await self._build_with_image(snapshot_id)
+                await self._garbage.keep_to_image_budget()
+            else:
+                await self._build(snapshot_id)
             self._on_built()
             await self._garbage.collect_released()
 
         self._tasks.keep_going(Work.BUILD_SNAPSHOTS, _key(snapshot_id), work)
 
     async def _begin(
-        self, image_id: UUID, shape: Shape, replaces: UUID | None, cause: BuildCause
+        self,
+        image_id: UUID,
+        shape: Shape,
+        replaces: UUID | None,
+        cause: BuildCause,
+        reference: str | None = None,
     ) -> UUID:
+        """``reference``: one of the depth ``image``, with this image in it."""
         await self._host.storage.ensure_room()
         probe = await self._host.probe()
         if not probe.capabilities.snapshots or not probe.usable:
@@ -197,29 +270,66 @@ class RuntimeSnapshots:
                 resolution="see `warmboot doctor`",
             )
         snapshot_id = uuid4()
-        added = await self._store.snapshots.add(
-            RuntimeSnapshot(
-                id=snapshot_id,
-                runtime_image_id=image_id,
-                snapshot_path=self._host.snapshots.path(image_id, snapshot_id),
-                state=SnapshotState.CREATING,
-                hypervisor=probe.host.hypervisor,
-                fc_version=probe.host.hypervisor_version,
-                shape=shape,
-                created_at=datetime.now(UTC),
-                replaces=replaces,
-                cause=cause,
-            )
-        )
-        await self._events.emit(
-            "runtime-snapshot.creating",
-            snapshot_id,
+        row = RuntimeSnapshot(
+            id=snapshot_id,
+            runtime_image_id=image_id,
+            snapshot_path=self._host.snapshots.path(image_id, snapshot_id),
+            state=SnapshotState.CREATING,
+            hypervisor=probe.host.hypervisor,
+            fc_version=probe.host.hypervisor_version,
+            shape=shape,
+            created_at=datetime.now(UTC),
             replaces=replaces,
             cause=cause,
-            version=added.version,
         )
+        if reference is not None:
+            if not probe.capabilities.freezes:
+                raise NotSupported(
+                    f"this host's {probe.host.hypervisor} cannot freeze VMs in use",
+                    resolution="use QEMU or Firecracker (MANAGER_HYPERVISOR)",
+                )
+            base = await self._base(image_id, shape, probe.host, reference)
+            known = {IMAGE: reference}
+            row = replace(row, depth=Depth.IMAGE, metadata=known, parent_id=base.id)
+        async with self._events.transaction() as emit:
+            added = await self._store.snapshots.add(row)
+            if row.parent_id is not None:
+                await self._store.snapshots.lease(row.parent_id, str(snapshot_id))
+            await emit(
+                "runtime-snapshot.creating",
+                snapshot_id,
+                replaces=replaces,
+                cause=cause,
+                version=added.version,
+            )
         self.resume(snapshot_id)
         return snapshot_id
+
+    async def _base(
+        self, image_id: UUID, shape: Shape, here: HostRequirements, reference: str
+    ) -> RuntimeSnapshot:
+        """The version that one of the depth ``image`` is begun from: the newest that is usable."""
+        for version in await self._store.snapshots.for_image(image_id, shape):
+            if fit_of(version, here).usable:
+                return version
+        raise Conflict(
+            f"{reference} cannot be prepared: no runtime snapshot of {shape} is ready",
+            details="it is begun from one of the same runtime image and shape",
+            resolution="`warmboot snapshot create RUNTIME` builds one; see `warmboot snapshot ls`",
+        )
+
+    async def _check_image_capacity(self) -> None:
+        """Room for one more of the depth ``image``."""
+        if image_count(await self._store.snapshots.list()) >= self._max_images:
+            await self._garbage.make_room(Depth.IMAGE)
+        count = image_count(await self._store.snapshots.list())
+        if count >= self._max_images:
+            raise Conflict(
+                f"{count} images are prepared already, and none of them can be removed",
+                details=f"MANAGER_MAX_IMAGE_SNAPSHOTS is {self._max_images}; each is pinned, in "
+                "use, or being built",
+                resolution="remove one (`warmboot image rm`), or raise the limit",
+            )
 
     async def _check_capacity(self) -> None:
         """Room for one more: the least used one goes, unless all are pinned or in use."""

@@ -274,6 +274,7 @@ class BootTenant:
                 shape=[record.spec.shape.vcpus, record.spec.shape.memory_mib],
                 snapshot=str(snapshot.id) if snapshot else None,
                 version=snapshot.version if snapshot else None,
+                depth=snapshot.depth if snapshot else None,
                 cold_boot_s=snapshot.metadata.get("cold_boot_s") if snapshot else None,
             )
 

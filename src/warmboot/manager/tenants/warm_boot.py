@@ -1,5 +1,7 @@
 """The warm boot: restores a version of a snapshot; if that fails, tries another one.
 
+with its image (see ``build_image_snapshot``), if such a one is ready; else, or if that fails:
+
 choose ─▶ Use ──▶ restore ──▶ Docker answers: counted as a success ──▶ Warmed
   ▲        │         │ failed
   │        │         ▼
@@ -19,6 +21,7 @@ from uuid import UUID
 
 import structlog
 
+from warmboot.docker.references import with_tag
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.event_log import EventLog
@@ -46,7 +49,7 @@ from warmboot.model.errors import (
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState, requirements_of
 from warmboot.model.shapes import Shape
-from warmboot.model.snapshot_fit import FitKind, fit_of_ready
+from warmboot.model.snapshot_fit import FitKind, fit_of, fit_of_ready
 from warmboot.model.tenants.boot import BootAttempt, BootPolicy, FallbackReason, Tenant
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
@@ -114,6 +117,14 @@ class WarmBoot:
         if tenant.boot is BootPolicy.COLD:
             return Fallback(FallbackReason.REQUESTED)
         failed: list[_Failed] = []
+        began_s = watch.elapsed_s
+        prepared = await self._with_image(tenant, image)
+        if prepared is not None:
+            outcome = await self._attempt(tenant, image, prepared, watch, ticket, onlooker)
+            if isinstance(outcome, VmRecord):
+                return Warmed(outcome, prepared, watch.elapsed_s - began_s)
+            failed.append(outcome)
+            await self._note(tenant, failed)
         while len(failed) < MOST_ATTEMPTS:
             with watch.stage("snapshot"):
                 choice = await self._choose(tenant, image, failed, ticket)
@@ -219,13 +230,26 @@ class WarmBoot:
         attempts = tuple(
             BootAttempt(f.snapshot.id, f.snapshot.version, f.reason, f.details) for f in failed
         )
+        last = failed[-1].snapshot
+        what = f"Version {last.version} of a" if last.is_version else f"A prepared {last.image}, a"
         log.warning(
-            f"Version {attempts[-1].version} of a runtime snapshot failed "
+            f"{what} runtime snapshot failed "
             f"{tenant.kind} {tenant.id}: {attempts[-1].reason.phrase}"
         )
         await self._store.tenants(tenant.kind).update(tenant.id, boot_attempts=attempts)
 
     # -- choosing ------------------------------------------------------------------------------
+
+    async def _with_image(self, tenant: Tenant, image: RuntimeImage) -> RuntimeSnapshot | None:
+        """A usable one in which the tenant's image is, of its shape."""
+        if tenant.image_reference is None:
+            return None
+        name, here = with_tag(tenant.image_reference), (await self._host.probe()).host
+        shape = tenant.requested_shape or self._config.default_shape
+        for one in await self._store.snapshots.with_image(image.id, name):
+            if one.shape == shape and fit_of(one, here).usable:
+                return one
+        return None
 
     async def _choose(
         self, tenant: Tenant, image: RuntimeImage, failed: list[_Failed], ticket: BootTicket

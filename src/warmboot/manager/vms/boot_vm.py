@@ -344,8 +344,9 @@ class BootVm:
     def _timeout_s(self, boot: _Boot) -> float:
         """Of a VM in use there is no other snapshot, and no cold boot in its place: it may take as
         long as that."""
-        restores_version = boot.restores and boot.snapshot is not None and boot.snapshot.is_version
-        return self._timeouts.warm_s if restores_version else self._timeouts.cold_s
+        snapshot = boot.snapshot if boot.restores else None
+        has_substitute = snapshot is not None and snapshot.is_reproducible
+        return self._timeouts.warm_s if has_substitute else self._timeouts.cold_s
 
     def _waited_s(self, boot: _Boot) -> float:
         """How much of the time for Docker is over."""

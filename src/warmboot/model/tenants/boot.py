@@ -119,6 +119,10 @@ class AsAsked:
         return UUID(self.spec.snapshot) if self.spec.snapshot else None
 
     @property
+    def image_reference(self) -> str | None:
+        return None
+
+    @property
     def fallback_message(self) -> str:
         """Why it was booted cold, in words; empty if it was not."""
         return self.fallback_reason.phrase if self.fallback_reason else ""
@@ -166,6 +170,12 @@ class Tenant(Protocol):
     @property
     def snapshot_id(self) -> UUID | None:
         """Of the VM in use, as it was, from which it is to go on; ``None``: any version will do."""
+        ...
+
+    @property
+    def image_reference(self) -> str | None:
+        """The image of a registry that it is to have in its guest, from the start if there is a
+        snapshot with it; ``None``: none, or not one of any platform."""
         ...
 
     @property

@@ -68,6 +68,17 @@ _OF_IMAGE = (
 )
 
 
+_OF_DEPTH_IMAGE = (
+    select(*ROWS.columns)
+    .where(
+        runtime_snapshots.c.runtime_image_id == bindparam("image_id"),
+        runtime_snapshots.c.state != SnapshotState.DELETED,
+        runtime_snapshots.c.depth == Depth.IMAGE,
+    )
+    .order_by(*_NEWEST_FIRST)
+)
+
+
 def _taken(name: str) -> NameTaken:
     return NameTaken(
         f"there is a snapshot named {name!r} already",
@@ -140,6 +151,13 @@ class RuntimeSnapshotRepository(LeaseRepository):
             rows = await connection.execute(_OF_IMAGE, {"image_id": image_id})
             found = ROWS.all(rows)
         return tuple(one for one in found if shape is None or one.shape == shape)
+
+    async def with_image(self, image_id: UUID, reference: str) -> tuple[RuntimeSnapshot, ...]:
+        """Those of the depth ``image`` of a runtime image that have this image, by its name and
+        tag, and are not deleted; newest first."""
+        async with self._database.read() as connection:
+            found = ROWS.all(await connection.execute(_OF_DEPTH_IMAGE, {"image_id": image_id}))
+        return tuple(one for one in found if one.image == reference)
 
     async def set_state(
         self, snapshot_id: UUID, new: SnapshotState, **changes: Any

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.commands.options import Cpus, Json, Memory, Quiet
-from warmboot.cli.commands.snapshot_forms import compress, unpack
+from warmboot.cli.commands.snapshots.forms import compress, unpack
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
@@ -51,6 +51,7 @@ _CAUSES = {
     "demand": "as its shape was often asked for",
     "unhealthy": "as the one before was unhealthy",
     "migration": "as the one before does not fit this host",
+    "base": "as what the one before lies on is no longer used",
 }
 
 Ref = Annotated[
@@ -94,7 +95,7 @@ def create(
             memory_mib=memory_mib or default["memory_mib"],
         )
 
-    _build(begin, detach=detach)
+    build(begin, detach=detach)
 
 
 @app.command()
@@ -104,15 +105,17 @@ def rebuild(ref: Ref, detach: Detach = False) -> None:
     async def begin(client: Client) -> str:
         return await client.snapshots.rebuild((await find_snapshot(client, ref)).id)
 
-    _build(begin, detach=detach)
+    build(begin, detach=detach)
 
 
-def _build(begin: Begin, *, detach: bool) -> None:
+def build(begin: Begin, *, detach: bool, what: str = "a runtime snapshot") -> None:
+    """Begin it, wait until it is done unless ``detach``, and print its id."""
+
     async def work() -> tuple[str, Mapping[str, Any] | None]:
         async with connect() as client:
             if detach:
                 return await begin(client), None
-            with status("building a runtime snapshot …") as show_:
+            with status(f"building {what} …") as show_:
                 async with client.events.follow() as events:
                     snapshot_id = await begin(client)
                     if await _is_there(client, snapshot_id):
@@ -187,7 +190,7 @@ def list_snapshots(
                 snapshot.name or short(snapshot.id),
                 names.get(snapshot.runtime_image_id, short(snapshot.runtime_image_id)),
                 f"v{snapshot.version}" if snapshot.version else snapshot.depth,
-                _standing(snapshot),
+                standing(snapshot),
                 f"{snapshot.weight:g}" + (" pinned" if snapshot.pinned else ""),
                 f"{snapshot.shape.vcpus} × {snapshot.shape.memory_mib} MiB",
                 size(snapshot.stored_bytes),
@@ -210,7 +213,7 @@ def list_snapshots(
         print_table(columns, rows, keep=("SNAPSHOT", "VERSION", "STATE", "OK/FAIL"))
 
 
-def _standing(snapshot: RuntimeSnapshot) -> str:
+def standing(snapshot: RuntimeSnapshot) -> str:
     """The state, and whether a ready one cannot be used here for all that."""
     if snapshot.state != "ready" or snapshot.usable:
         return snapshot.state
@@ -232,6 +235,7 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
             ("runtime image", snapshot.runtime_image_id),
             ("name", snapshot.name or ""),
             ("depth", snapshot.depth),
+            ("image", snapshot.metadata.get("image") or ""),
             ("lies on", snapshot.parent_id or ""),
             ("version", str(snapshot.version) if snapshot.version else ""),
             ("built", _CAUSES.get(snapshot.cause, snapshot.cause)),

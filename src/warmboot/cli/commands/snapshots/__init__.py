@@ -1,0 +1,1 @@
+"""Commands for snapshots, and for the images that are in some."""
