@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     rebuild_pause_s: float = Field(30.0, gt=0, allow_inf_nan=False)
     shape_demand_boots: int = Field(3, ge=0)
     shape_demand_window_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
+    image_demand_starts: int = Field(10, ge=0)
+    image_demand_window_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
 
     gc_every_h: float = Field(24.0, ge=0, allow_inf_nan=False)
     snapshot_unused_days: float = Field(30.0, ge=0, le=36_500)

@@ -217,3 +217,26 @@ async def test_each_step_that_fails_is_undone(place: Lab) -> None:
         await m.containers.start("web")
         await m.wait("web", Until.RUNNING)
         await m.containers.delete("web", force=True)
+
+
+async def test_an_image_that_is_started_often_is_prepared(place: Lab) -> None:
+    (version,) = await prepare(place, snapshot=True)
+    async with place.manager(image_demand_starts=2, max_image_snapshots=1) as m:
+        for name in ("one", "two"):
+            assert (await m.run(name)).runtime_snapshot_id == version.id
+
+        async def ready() -> bool:
+            found = [s for s in await m.snapshots.list() if s.depth is Depth.IMAGE]
+            return [(s.image, s.state) for s in found] == [("busybox:latest", SnapshotState.READY)]
+
+        await m.until(ready)
+        (made,) = [s for s in await m.snapshots.list() if s.depth is Depth.IMAGE]
+        assert made.cause is BuildCause.DEMAND
+        # Another one, as often, does not drive it out.
+        for name in ("three", "four", "five"):
+            assert (await m.run(name, image="nginx")).runtime_snapshot_id == version.id
+        assert (await m.run("six")).runtime_snapshot_id == made.id
+        assert [s.id for s in await m.snapshots.list() if s.depth is Depth.IMAGE] == [made.id]
+        for container in await m.containers.list():
+            await m.containers.delete(container.name, force=True)
+        await check(m.running)

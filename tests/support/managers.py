@@ -125,6 +125,7 @@ class Lab:
             "default_vcpus": 1,
             "default_memory_mib": 256,
             "auto_snapshot": False,
+            "image_demand_starts": 0,
             **changes,
         }
         return Settings(**values)

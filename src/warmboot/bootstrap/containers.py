@@ -42,6 +42,7 @@ def wire_containers(
     bring_up = BringUp(
         *(store, host, events, tenants.boot, core.admission, snapshots.health, archives, folders),
         snapshots.snapshots,
+        snapshots.images,
     )
 
     async def remove(container_id: UUID) -> None:

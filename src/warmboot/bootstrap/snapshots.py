@@ -23,7 +23,7 @@ from warmboot.manager.snapshots.reconcile_snapshots import ReconcilerConfig, Sna
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.shape_demand import DemandPolicy
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
-from warmboot.manager.snapshots.watch_demand import WatchDemand
+from warmboot.manager.snapshots.watch_demand import WatchDemand, WatchImages
 from warmboot.settings import Settings
 
 
@@ -32,6 +32,7 @@ class SnapshotParts:
     snapshots: RuntimeSnapshots
     health: SnapshotHealth
     demand: WatchDemand
+    images: WatchImages
     forms: CompressSnapshot
     reconciler: SnapshotReconciler
     housekeeping: Housekeeping
@@ -80,6 +81,7 @@ def wire_snapshots(
         snapshots,
         health,
         _demand(core, snapshots),
+        _images(core, snapshots),
         forms,
         _reconciler(core, snapshots, retry, failed),
         _housekeeping(core, garbage, forms, health, workers, failed),
@@ -92,6 +94,12 @@ def _demand(core: Core, snapshots: RuntimeSnapshots) -> WatchDemand:
     policy = DemandPolicy(settings.shape_demand_boots, settings.shape_demand_window_s)
     most = settings.max_runtime_snapshots
     return WatchDemand(core.store, core.host, core.events, snapshots, policy, most)
+
+
+def _images(core: Core, snapshots: RuntimeSnapshots) -> WatchImages:
+    settings = core.settings
+    policy = DemandPolicy(settings.image_demand_starts, settings.image_demand_window_s)
+    return WatchImages(core.store, core.host, snapshots, policy, settings.max_image_snapshots)
 
 
 def _reconciler(

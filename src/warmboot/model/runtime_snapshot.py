@@ -98,9 +98,9 @@ SNAPSHOT_TRANSITIONS = Transitions(
 class BuildCause(StrEnum):
     """Why a snapshot was begun: asked for by a user, or by the manager itself.
 
-    ``registered``: its image was. ``demand``: its shape was often asked for. ``unhealthy``: the one
-    it replaces is. ``migration``: the one it replaces does not fit this host (any more). ``base``:
-    the version that the one it replaces lies on was rebuilt, or is no longer used.
+    ``registered``: its image was. ``demand``: its shape, or its image, often was. ``unhealthy``:
+    the one it replaces is. ``migration``: the one it replaces does not fit this host (any more).
+    ``base``: the version that the one it replaces lies on was rebuilt, or is no longer used.
     """
 
     REQUESTED = "requested"

@@ -26,6 +26,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
+from warmboot.manager.snapshots.watch_demand import WatchImages
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
@@ -66,6 +67,7 @@ class BringUp:
         archives: ArchiveFiles,
         folders: TenantFolders,
         snapshots: RuntimeSnapshots,
+        images: WatchImages,
     ) -> None:
         self._store = store
         self._host = host
@@ -76,6 +78,7 @@ class BringUp:
         self._archives = archives
         self._folders = folders
         self._snapshots = snapshots
+        self._images = images
 
     async def __call__(self, asked: Asked) -> None:
         container_id, watch = asked.container_id, asked.watch
@@ -176,6 +179,8 @@ class BringUp:
             error=None,
         )
         await self._log_provisioned(running, watch)
+        if container.image_reference is not None and record.snapshot_id is not None:
+            await self._images.started(container.image_reference, record.snapshot_id)
 
     async def _provide_image(
         self, container: Container, record: VmRecord, watch: Stopwatch

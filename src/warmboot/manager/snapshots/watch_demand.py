@@ -1,30 +1,34 @@
-"""Builds a snapshot for a shape that is often requested.
+"""Builds a snapshot for a shape that is often requested, or an image that is often started.
 
     cold boot, shape_mismatch ─▶ runtime-snapshot.wanted ─▶ judge ─▶ runtime-snapshot.creating
 
-The misses are kept as events, so they outlast a restart; ``start`` reads them back.
+The misses are kept as events, so they outlast a restart; ``start`` reads them back. Starts of
+images are counted in memory: they are many, and what is started often is soon counted again.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
 
+from warmboot.docker.references import with_tag
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.garbage.choose_garbage import image_count
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.shape_demand import DemandPolicy, judge_demand
 from warmboot.model.errors import DiskFull, WarmbootError
-from warmboot.model.runtime_snapshot import BuildCause
+from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
 from warmboot.model.shapes import Shape
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
 _REMEMBERED = 1000
+_IMAGES_REMEMBERED = 1000
 
 
 class WatchDemand:
@@ -89,8 +93,71 @@ class WatchDemand:
             log.warning(f"The shape {shape} gets no runtime snapshot: {error.brief}")
 
     def _has_room(self) -> bool:
+        return _has_room(self._host)
+
+
+class WatchImages:
+    """Call ``started`` after the start of a container whose image was not there before it."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        snapshots: RuntimeSnapshots,
+        policy: DemandPolicy,
+        max_images: int,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._snapshots = snapshots
+        self._policy = policy
+        self._max_images = max_images
+        self._starts: OrderedDict[tuple[str, UUID, Shape], deque[datetime]] = OrderedDict()
+
+    async def started(self, reference: str, base_id: UUID) -> None:
+        """``base_id``: the snapshot that it was booted from. Never raises what a build may."""
+        if self._policy.boots == 0:
+            return
         try:
-            self._host.storage.check_room()
-        except DiskFull:
-            return False
-        return True
+            await self._started(with_tag(reference), await self._store.snapshots.get(base_id))
+        except WarmbootError as error:
+            log.warning(f"The image {reference} is not prepared: {error.brief}")
+
+    async def _started(self, name: str, base: RuntimeSnapshot) -> None:
+        if not base.is_version:
+            return
+        now, key = datetime.now(UTC), (name, base.runtime_image_id, base.shape)
+        starts = self._starts.setdefault(key, deque(maxlen=_REMEMBERED))
+        self._starts.move_to_end(key)
+        if len(self._starts) > _IMAGES_REMEMBERED:
+            self._starts.popitem(last=False)
+        starts.append(now)
+        known = await self._store.snapshots.with_image(base.runtime_image_id, name)
+        if any(one.shape == base.shape for one in known):
+            return  # it is being prepared, or the reconciler's
+        demand = judge_demand(
+            starts,
+            now,
+            self._policy,
+            active=image_count(await self._store.snapshots.list()),
+            max_active=self._max_images,
+            has_room=_has_room(self._host),
+            limit="MANAGER_MAX_IMAGE_SNAPSHOTS",
+        )
+        if demand.asked < self._policy.boots:
+            return
+        if not demand.build:
+            log.info(f"The image {name} is not prepared: {demand.why}")
+            return
+        log.info(f"The image {name} is prepared: {demand.why}")
+        await self._snapshots.prepare_image(
+            name, base.runtime_image_id, base.shape, cause=BuildCause.DEMAND
+        )
+
+
+def _has_room(host: HostAgent) -> bool:
+    try:
+        host.storage.check_room()
+    except DiskFull:
+        return False
+    return True

@@ -48,7 +48,7 @@ WIDE = 100
 _CAUSES = {
     "requested": "as it was asked for",
     "registered": "as its image was registered",
-    "demand": "as its shape was often asked for",
+    "demand": "as its shape, or its image, was often asked for",
     "unhealthy": "as the one before was unhealthy",
     "migration": "as the one before does not fit this host",
     "base": "as what the one before lies on is no longer used",
