@@ -91,8 +91,7 @@ class Vms(VmPorts):
         self._machines: dict[str, LiveVm] = {}
         self._unresponsive = UnresponsiveVms(hypervisor, config.silent_after_s)
         self.pauses = VmPauses(self._machine)
-        self._standing_by: set[str] = set()
-        self._stalled: set[str] = set()
+        self._standing_by, self._stalled = set[str](), set[str]()
         self._coming_first: set[asyncio.Task[None]] = set()
         self._protected = NOTHING
 
