@@ -10,6 +10,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.prepared_labs import prepare
 
+from warmboot.images.warm_up_image import WARM_UP_TAG
 from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.build_image_snapshot import BuildImageSnapshot
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
@@ -222,6 +223,8 @@ async def test_each_step_that_fails_is_undone(place: Lab) -> None:
 async def test_an_image_that_is_started_often_is_prepared(place: Lab) -> None:
     (version,) = await prepare(place, snapshot=True)
     async with place.manager(image_demand_starts=2, max_image_snapshots=1) as m:
+        for name in ("there", "there-too"):  # what need not be pulled gains nothing
+            await m.run(name, image=WARM_UP_TAG)
         for name in ("one", "two"):
             assert (await m.run(name)).runtime_snapshot_id == version.id
 

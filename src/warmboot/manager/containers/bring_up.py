@@ -138,7 +138,7 @@ class BringUp:
         spec, watch = container.spec, asked.watch
         with watch.stage("ports"):
             ports = await self._host.vms.publish(slot_of(record), spec.ports)
-        await self._provide_image(container, record, watch)
+        pulled = await self._provide_image(container, record, watch)
         if spec.publish_all:
             with watch.stage("ports"):
                 exposed = await guest_containers.exposed_ports(link, spec)
@@ -179,22 +179,23 @@ class BringUp:
             error=None,
         )
         await self._log_provisioned(running, watch)
-        if container.image_reference is not None and record.snapshot_id is not None:
+        if pulled and container.image_reference is not None and record.snapshot_id is not None:
             await self._images.started(container.image_reference, record.snapshot_id)
 
     async def _provide_image(
         self, container: Container, record: VmRecord, watch: Stopwatch
-    ) -> None:
+    ) -> bool:
+        """Have it be in the guest; whether it was pulled."""
         link, spec = self._host.vms.link(record.id), container.spec
         if spec.snapshot and await link.docker.has_image(spec.image):
-            return  # its container is there, too
+            return False  # its container is there, too
         if spec.archive is not None:
             await self._boot.tell(container, "load")
             with watch.stage("load"):
                 path = self._archives.find(spec.archive)
                 loaded = await link.docker.load_image(self._archives.read(path))
                 await guest_containers.name_loaded_image(link, loaded, spec.image)
-            return
+            return False
         with watch.stage("image"):
             there = await link.docker.has_image(spec.image)
         if spec.options.pull is PullPolicy.NEVER and not there:
@@ -205,7 +206,7 @@ class BringUp:
                 "`warmboot run --archive FILE`",
             )
         if there and spec.options.pull is not PullPolicy.ALWAYS:
-            return
+            return False
         former = await link.docker.image_digest(spec.image) if there else None
         await self._boot.tell(container, "pull", image=spec.image)
         with watch.stage("pull"):
@@ -215,6 +216,7 @@ class BringUp:
             await self._host.vms.pull_image(*where, spec.image, progress, platform)
         if former is not None and record.snapshot_id is not None:
             await self._look_whether_moved(spec.image, former, record, record.snapshot_id)
+        return True
 
     async def _look_whether_moved(
         self, image: str, former: str, record: VmRecord, snapshot_id: UUID
