@@ -32,6 +32,7 @@ class EngineParts:
     engines: Engines
     reconcile: ReconcileEngines
     sagas: tuple[Saga[Any, Any], ...]
+    users: DefaultEngines
 
 
 def wire_engines(
@@ -80,4 +81,4 @@ def wire_engines(
         tenants.pauses,
         folders,
     )
-    return EngineParts(engines, reconcile, (engines.forks.saga, engines.parks.saga))
+    return EngineParts(engines, reconcile, (engines.forks.saga, engines.parks.saga), users)

@@ -26,7 +26,7 @@ from warmboot.bootstrap.images import ImageParts, wire_image_checks, wire_images
 from warmboot.bootstrap.lock import hold_host
 from warmboot.bootstrap.logs import configure_logging
 from warmboot.bootstrap.metrics import wire_metrics
-from warmboot.bootstrap.service_manager import READY, STOPPING, notify
+from warmboot.bootstrap.service_manager import READY, STOPPING, longer_s, notify
 from warmboot.bootstrap.snapshots import SnapshotParts, wire_snapshots
 from warmboot.bootstrap.tenants import VmParts, wire_folders, wire_tenants, wire_vms
 from warmboot.bootstrap.workers import WorkerParts, wire_workers, worker_checks
@@ -49,6 +49,7 @@ from warmboot.manager.protocols import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.report_repairs import keep_reporting
 from warmboot.manager.system import System
+from warmboot.manager.tenants.park_by_policy import AT_SHUTDOWN_S, UNDOING_S
 from warmboot.settings import Settings, not_settings
 from warmboot.store import Store
 from warmboot.store.database_lock import lock_database
@@ -104,6 +105,7 @@ async def _running(
             try:
                 await parts.reconcile()
                 await workers.reconcile()
+                await parts.start_policies()
                 await parts.snapshots.demand.start()
                 _keep_going(core, parts)
                 await parts.images.configured.register()
@@ -113,8 +115,11 @@ async def _running(
                     await workers.stop()
                 finally:
                     await host.vms.stop_waking()
-                    await core.tasks.stop()
-                    await host.stop()
+                    try:
+                        await parts.stop_policies()
+                    finally:
+                        await core.tasks.stop()
+                        await host.stop()
 
 
 def _who(settings: Settings) -> str:
@@ -132,6 +137,18 @@ class _Parts:
     engines: EngineParts
     workers: WorkerParts
     reconcile: Reconcile
+
+    async def start_policies(self) -> None:
+        """Wake those that were parked because a manager stopped."""
+        for noun in (self.engines.engines, self.containers.containers):
+            await noun.by_policy.start()
+
+    async def stop_policies(self) -> None:
+        """Park those that ask for it, whom nobody wakes any more."""
+        self.engines.users.stop()
+        for noun in (self.engines.engines, self.containers.containers):
+            notify(longer_s(AT_SHUTDOWN_S + UNDOING_S))
+            await noun.by_policy.stop()
 
 
 def _wire(core: Core, workers: WorkerParts) -> _Parts:

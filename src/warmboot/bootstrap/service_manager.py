@@ -8,6 +8,11 @@ import socket
 READY, STOPPING = "READY=1", "STOPPING=1"
 
 
+def longer_s(seconds: float) -> str:
+    """That what is under way may take so long from now on, whatever limit it had."""
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
+
+
 def notify(state: str) -> None:
     """Send ``state`` to the socket that ``NOTIFY_SOCKET`` names; nothing where there is none.
 

@@ -155,7 +155,8 @@ class ContainerSpec:
     the name's, of ``stop_timeout_s`` the default. With ``publish_all`` the ports that the image
     exposes are published, too, at any free ones. ``snapshot`` is the id of the moment of another
     container, from which it goes on; empty for none. ``folders``: of the host, in which is what it
-    mounts, with the rights of the host's user ``owner_uid``.
+    mounts, with the rights of the host's user ``owner_uid``. ``park_at_shutdown`` parks it when the
+    manager stops, and wakes it when that starts.
     """
 
     name: str
@@ -182,6 +183,7 @@ class ContainerSpec:
     snapshot: str = ""
     owner_uid: int = 0
     folders: tuple[HostFolder, ...] = ()
+    park_at_shutdown: bool = False
 
     @property
     def host_name(self) -> str:

@@ -115,6 +115,9 @@ class ContainerIn(Strict):
     stop_signal: Signal | None = None
     stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S), OR_WHOLE] | None = None
     publish_all: StrictBool = False
+    park_at_shutdown: Annotated[
+        StrictBool, Field(description="park it when the manager stops, wake it when that starts")
+    ] = False
     options: Annotated[OptionsIn, Field(default_factory=OptionsIn)]
     folders: Annotated[
         list[FolderIn],

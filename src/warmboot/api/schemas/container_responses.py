@@ -78,6 +78,7 @@ class ContainerOut(Out):
     stop_timeout_s: int | None = asked("stop_timeout_s")
     options: ContainerOptions = asked("options")
     publish_all: bool = asked("publish_all")
+    park_at_shutdown: bool = asked("park_at_shutdown")
     folders: list[FolderOut] = Field(
         validation_alias=AliasPath("spec", "folders"),
         description="folders of this host in which is what it mounts",

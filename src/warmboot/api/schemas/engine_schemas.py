@@ -149,6 +149,10 @@ class EngineIn(Strict):
         Field(description="a process at whose end, however it ends, the engine is removed"),
     ] = None
 
+    park_at_shutdown: Annotated[
+        StrictBool, Field(description="park it when the manager stops, wake it when that starts")
+    ] = False
+
     def to_model(self) -> EngineSpec:
         owner_uid = os.geteuid() if self.owner_uid is None else self.owner_uid
         return self.to(EngineSpec, owner_uid=owner_uid, snapshot=self.snapshot or "")
@@ -262,6 +266,7 @@ class EngineOut(Out):
         description="where it is reached over TCP, too; null for nowhere",
     )
     expires_at: datetime | None = Field(description="when it is removed; null for never")
+    park_at_shutdown: bool = asked("park_at_shutdown")
     runtime_image_id: UUID | None
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None

@@ -28,6 +28,13 @@ TimeToLive = Annotated[
     typer.Option("--ttl", help="remove it after this time, e.g. 90m or 2h", metavar="TIME"),
 ]
 
+ParkAtShutdown = Annotated[
+    bool,
+    typer.Option(
+        "--park-at-shutdown", help="park it when the manager stops, wake it when that starts"
+    ),
+]
+
 Cpus = Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")]
 Memory = Annotated[
     str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")

@@ -30,6 +30,7 @@ class ContainerFields(TypedDict, total=False):
     options: Mapping[str, Any] | None
     folders: Sequence[Mapping[str, Any]] | None
     owner_uid: int | None
+    park_at_shutdown: bool | None
 
 
 class ExecFields(TypedDict, total=False):

@@ -68,6 +68,7 @@ class Engines(Resource[Engine]):
         auto_remove: bool | None = None,
         time_to_live_s: float | None = None,
         holder: Mapping[str, int] | None = None,
+        park_at_shutdown: bool | None = None,
     ) -> str:
         """Create an engine and begin its start; returns its id.
 
@@ -80,6 +81,7 @@ class Engines(Resource[Engine]):
         ``tcp``: ``{"address": "127.0.0.1", "port": 2376}``, where it is reached over TLS, too.
         ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
         ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
+        ``park_at_shutdown``: when the manager stops; it is woken when that starts.
         """
         body = given(
             name=name,
@@ -96,6 +98,7 @@ class Engines(Resource[Engine]):
             auto_remove=auto_remove,
             time_to_live_s=time_to_live_s,
             holder=holder,
+            park_at_shutdown=park_at_shutdown,
         )
         return str((await self._link.post("/v1/engines", body))["id"])
 

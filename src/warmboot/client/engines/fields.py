@@ -23,3 +23,4 @@ class EngineFields(TypedDict, total=False):
     auto_remove: bool | None
     time_to_live_s: float | None
     holder: Mapping[str, int] | None
+    park_at_shutdown: bool | None

@@ -50,6 +50,7 @@ class Containers:
         options: Mapping[str, Any] | None = None,
         folders: Sequence[Mapping[str, Any]] | None = None,
         owner_uid: int | None = None,
+        park_at_shutdown: bool | None = None,
     ) -> str:
         """Create a container, and start it unless ``start=False``; returns its id.
 
@@ -57,7 +58,8 @@ class Containers:
         at any free port unless they have a ``host_port``. ``shape``: ``{"vcpus": 2, "memory_mib":
         512}``. ``options``: Docker's, as in POST /v1/containers. ``folders``: of that machine, in
         which is what ``options`` bind, ``[{"path": "/srv/code", "read_only": True}]``, with the
-        rights of its user ``owner_uid``.
+        rights of its user ``owner_uid``. ``park_at_shutdown``: when the manager stops; it is woken
+        when that starts.
         """
         return self._portal.run(
             lambda: self._of.create(
@@ -86,6 +88,7 @@ class Containers:
                 options=options,
                 folders=folders,
                 owner_uid=owner_uid,
+                park_at_shutdown=park_at_shutdown,
             )
         )
 

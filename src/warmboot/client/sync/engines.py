@@ -36,6 +36,7 @@ class Engines:
         auto_remove: bool | None = None,
         time_to_live_s: float | None = None,
         holder: Mapping[str, int] | None = None,
+        park_at_shutdown: bool | None = None,
     ) -> str:
         """Create an engine and begin its start; returns its id.
 
@@ -48,6 +49,7 @@ class Engines:
         ``tcp``: ``{"address": "127.0.0.1", "port": 2376}``, where it is reached over TLS, too.
         ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
         ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
+        ``park_at_shutdown``: when the manager stops; it is woken when that starts.
         """
         return self._portal.run(
             lambda: self._of.create(
@@ -65,6 +67,7 @@ class Engines:
                 auto_remove=auto_remove,
                 time_to_live_s=time_to_live_s,
                 holder=holder,
+                park_at_shutdown=park_at_shutdown,
             )
         )
 

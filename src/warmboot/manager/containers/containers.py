@@ -24,6 +24,7 @@ from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.parking.container_parking import ContainerParking
+from warmboot.manager.containers.parking.container_pauses import ContainerPauses
 from warmboot.manager.containers.parking.exited_vms import ExitedVms
 from warmboot.manager.containers.parking.put_away import ExitedParking, PutAway
 from warmboot.manager.containers.start_again import StartAgain
@@ -66,7 +67,7 @@ from warmboot.system.concurrency import finish
 from warmboot.system.on_failure import on_failure
 
 
-class Containers(ContainerSessions):
+class Containers(ContainerSessions, ContainerPauses):
     """Implements ``protocols.Containers``."""
 
     def __init__(
@@ -90,21 +91,20 @@ class Containers(ContainerSessions):
         max_forks: int,
         park_exited_after_s: float,
     ) -> None:
-        self._locks = TenantLocks()
+        locks = TenantLocks()
         common = (VmKind.CONTAINER, store, host, runner, events, garbage)
-        to_park = (*common, freeze, pauses, boot, admission, self._locks)
-        self.parks = ParkTenant[Container](*to_park, ContainerParking(host, watch, folders))
+        to_park = (*common, freeze, pauses, boot, admission, locks)
+        parks = ParkTenant[Container](*to_park, ContainerParking(host, watch, folders))
+        ContainerPauses.__init__(self, store, tasks, locks, pauses, parks)
         away = PutAway(*to_park, ExitedParking(folders))
-        self.exited = ExitedVms(store, host, self._locks, away, park_exited_after_s)
-        super().__init__(store, host, events, watch, self.exited)
+        self.exited = ExitedVms(store, host, locks, away, park_exited_after_s)
+        ContainerSessions.__init__(self, store, host, events, watch, self.exited)
         self._events = events
-        self._tasks = tasks
         self._bring_up = bring_up
         self._admission = admission
         self._create = create
         self._garbage = garbage
         self._unresponsive = unresponsive
-        self._pauses = pauses
         self._ports = ports
         self.folders = folders
         self.started_again = StartAgain(store, host, events, watch, ports)
@@ -148,9 +148,7 @@ class Containers(ContainerSessions):
         that runs is left alone. ``attach``: one that has to be booted is not started before a
         client has attached.
         """
-        container = await self.get(ref)
-        async with self._locks.hold(container.id):
-            container = await self._store.containers.get(container.id)
+        async with self._held(ref) as container:
             if container.state is ContainerState.PARKED:
                 await self._wake(container)
                 return
@@ -238,33 +236,6 @@ class Containers(ContainerSessions):
         await self.in_guest.link(container).docker.kill(container.docker_id, signal)
         if for_good:
             await self._watch.wait_until_stored(container.id)
-
-    async def pause(self, ref: str) -> None:
-        container = await self.get(ref)
-        async with self._locks.hold(container.id):
-            container = await self._store.containers.get(container.id)
-            await self._locks.refuse_removed(container, self._pauses.pause(container))
-
-    async def unpause(self, ref: str) -> None:
-        container = await self.get(ref)
-        async with self._locks.hold(container.id):
-            container = await self._store.containers.get(container.id)
-            await self._locks.refuse_removed(container, self._pauses.unpause(container))
-
-    async def park(self, ref: str) -> None:
-        container = await self.get(ref)
-        async with self._locks.hold(container.id):
-            container = await self._store.containers.get(container.id)
-            check_runs(container)
-            await self._locks.refuse_removed(container, self.parks.park(container))
-
-    async def wake(self, ref: str) -> None:
-        container = await self.get(ref)
-        async with self._locks.hold(container.id):
-            await self._wake(await self._store.containers.get(container.id))
-
-    async def _wake(self, container: Container) -> None:
-        await self._locks.refuse_removed(container, self.parks.wake(container))
 
     async def fork(self, ref: str, count: int) -> Sequence[Container]:
         return await self.forks(await self.get(ref), count)

@@ -23,7 +23,7 @@ from warmboot.model.vm import VmRecord
 
 
 class EngineParking:
-    """Implements ``park_tenant.Parking``."""
+    """Implements ``parking.Parking``."""
 
     def __init__(
         self,

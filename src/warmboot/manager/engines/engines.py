@@ -46,6 +46,7 @@ from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.tenants.fork_tenant import ForkTenant
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.moments import begun_from
+from warmboot.manager.tenants.park_by_policy import ParkByPolicy
 from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.pause_tenant import PauseTenant, check_not_paused, in_use
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
@@ -120,6 +121,7 @@ class Engines:
             *(*common, freeze, pauses, boot, admission, self._locks),
             EngineParking(host, tasks, bring_up, watch, ports, sockets, folders),
         )
+        self.by_policy = ParkByPolicy(store.engines, tasks, self.parks, self._locks, self._running)
         self._default_shape = default_shape
         self._gone = RemovedTenants(store.engines, events)
 

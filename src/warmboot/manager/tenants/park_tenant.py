@@ -16,10 +16,9 @@ leaves the tenant parked.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -33,11 +32,18 @@ from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
+from warmboot.manager.tenants.parking import (
+    WAKES_AT_START,
+    Park,
+    Parking,
+    ParkNotes,
+    nothing_against_it,
+)
 from warmboot.manager.tenants.pause_tenant import PauseTenant, called, command_of, to_be_frozen
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.manager.vms.boot_vm import BootVm
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.container import ContainerState, PortMapping
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import (
     Conflict,
     DiskFull,
@@ -65,48 +71,10 @@ from warmboot.system.on_failure import on_failure
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=Tenant)
-T_contra = TypeVar("T_contra", bound=Tenant, contravariant=True)
 
 AROUND_PARKED = ("parking", "parked", "waking")
 
 _DEPTHS = {VmKind.CONTAINER: Depth.CONTAINER, VmKind.ENGINE: Depth.ENGINE}
-
-
-class Parking(Protocol[T_contra]):
-    """What parking does with tenants of one kind."""
-
-    async def note(self, tenant: T_contra) -> Mapping[str, Any]:
-        """What of it belongs to the moment's metadata."""
-        ...
-
-    def ports(self, tenant: T_contra, noted: Mapping[str, Any]) -> Sequence[PortMapping]:
-        """Ports of the host that it keeps: who connects to them has it wake. ``noted`` is the
-        metadata of its moment."""
-        ...
-
-    async def let_go(self, tenant: T_contra) -> None:
-        """Have nothing follow its VM any more, which is about to be ended. Idempotent."""
-        ...
-
-    async def lead(self, tenant: T_contra, record: VmRecord) -> Mapping[str, Any]:
-        """Have all lead to its new VM that led to the former; what changes of its row by that."""
-        ...
-
-    async def runs(self, tenant: T_contra, record: VmRecord) -> None:
-        """It is stored, and told, that it runs; who has woken it is not answered yet."""
-        ...
-
-    async def show(self, tenant: T_contra) -> None:
-        """Tell who serves it how it is now."""
-        ...
-
-
-@dataclass(slots=True)
-class ParkNotes:
-    """Journaled."""
-
-    moment_id: UUID
-    vm_id: str
 
 
 class ParkTenant(Generic[T]):
@@ -151,12 +119,19 @@ class ParkTenant(Generic[T]):
 
     # -- park ----------------------------------------------------------------------------------
 
-    async def park(self, tenant: T) -> None:
-        """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns."""
-        watch, notes = Stopwatch(), ParkNotes(uuid4(), self._vm_of(tenant))
+    async def park(
+        self,
+        tenant: T,
+        *,
+        wakes_at_start: bool = False,
+        check: Callable[[], Awaitable[None]] = nothing_against_it,
+    ) -> None:
+        """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns.
+        What ``check`` raises is the last chance to have it run on (see ``Park``)."""
+        watch, notes = Stopwatch(), ParkNotes(uuid4(), self._vm_of(tenant), wakes_at_start)
         try:
             async with on_failure(lambda: self._not_parked(tenant.id)):
-                await self._runner.run(self.saga, tenant.id, notes, tenant)
+                await self._runner.run(self.saga, tenant.id, notes, Park(tenant, check))
         except WarmbootError as error:
             if not await self._was_parked(tenant.id):
                 raise
@@ -195,16 +170,26 @@ class ParkTenant(Generic[T]):
         await self._show(tenant.id)
 
     async def _hold_ports(self, tenant: T, slot: Slot | None = None) -> None:
-        wake, noted = partial(self.wake_parked, tenant.id), dict[str, Any]()
+        wake, noted = partial(self.wake_parked, tenant.id), await self._noted(tenant)
+        await self._host.vms.hold(str(tenant.id), self._parking.ports(tenant, noted), wake, slot)
+
+    async def _noted(self, tenant: T) -> Mapping[str, Any]:
+        """The metadata of what it is parked in."""
+        noted: dict[str, Any] = {}
         for snapshot_id in await self._store.snapshots.leased_by(str(tenant.id)):
             noted |= (await self._store.snapshots.get(snapshot_id)).metadata
-        await self._host.vms.hold(str(tenant.id), self._parking.ports(tenant, noted), wake, slot)
+        return noted
+
+    async def wakes_at_start(self, tenant: T) -> bool:
+        """Whether it is parked until the manager's next start, and no longer."""
+        return self._is_parked(tenant) and bool((await self._noted(tenant)).get(WAKES_AT_START))
 
     async def _show(self, tenant_id: UUID) -> None:
         with contextlib.suppress(NotFound):
             await self._parking.show(await self._tenants.get(tenant_id))
 
-    async def _begin(self, _: ParkNotes, tenant: T) -> None:
+    async def _begin(self, _: ParkNotes, park: Park[T]) -> None:
+        tenant = park.tenant
         async with self._events.transaction() as emit:
             await self._set_state(tenant.id, "parking")
             await emit(f"{self._kind}.parking", tenant.id)
@@ -218,9 +203,12 @@ class ParkTenant(Generic[T]):
                 await self._set_state(tenant_id, "running")
                 await emit(f"{self._kind}.unparked", tenant_id)
 
-    async def _freeze(self, notes: ParkNotes, tenant: T) -> None:
+    async def _freeze(self, notes: ParkNotes, park: Park[T]) -> None:
+        tenant = park.tenant
+
         async def note() -> Mapping[str, Any]:
-            return await self._parking.note(await self._tenants.get(tenant.id))
+            noted = await self._parking.note(await self._tenants.get(tenant.id))
+            return {**noted, WAKES_AT_START: True} if notes.wakes_at_start else noted
 
         depth = _DEPTHS[self._kind]
         await self._freezes(tenant, notes.moment_id, None, depth, note, stays=True)
@@ -241,8 +229,10 @@ class ParkTenant(Generic[T]):
             await self._events.emit("runtime-snapshot.deleted", notes.moment_id)
         await self._garbage.collect_released()
 
-    async def _parked(self, notes: ParkNotes, tenant: T) -> None:
-        moment_id, holder = notes.moment_id, str(tenant.id)
+    async def _parked(self, notes: ParkNotes, park: Park[T]) -> None:
+        tenant, moment_id = park.tenant, notes.moment_id
+        holder = str(tenant.id)
+        await park.check()
         moment = await self._store.snapshots.get(moment_id)
         async with self._events.transaction() as emit:
             await self._store.snapshots.release(holder)

@@ -139,7 +139,8 @@ class EngineSpec:
     ``disk_mib`` is the size of its disk; ``None`` for what the runtime image has.
     ``tcp``: where it is reached over TCP, too, with TLS on both sides. ``snapshot``: the engine as
     it was, from which it goes on, by name or id, and by id once it is created; empty for none.
-    ``folders``: of the host, which containers can mount.
+    ``folders``: of the host, which containers can mount. ``park_at_shutdown`` parks it when the
+    manager stops, and wakes it when that starts.
     """
 
     name: str
@@ -156,6 +157,7 @@ class EngineSpec:
     tcp: TcpAddress | None = None
     snapshot: str = ""
     folders: tuple[HostFolder, ...] = ()
+    park_at_shutdown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from warmboot.cli.commands.options import (
     Label,
     Memory,
     Name,
+    ParkAtShutdown,
     RuntimeImage,
     Tty,
     User,
@@ -116,6 +117,7 @@ class Asked:
     )
     memory: Memory = None
     label: Label = None
+    park_at_shutdown: ParkAtShutdown = False
     cold: Cold = False
     archive: Annotated[
         Path | None,
@@ -166,6 +168,7 @@ class Asked:
             "command": command or None,
             "entrypoint": _entrypoint(self.entrypoint),
             "publish_all": self.publish_all or None,
+            "park_at_shutdown": self.park_at_shutdown or None,
             "options": (docker_options := options.body(limit)) or None,
             "folders": [parse_given_folder(one) for one in self.folder or ()] or None,
             "owner_uid": os.getuid() if self.folder or _binds(docker_options) else None,

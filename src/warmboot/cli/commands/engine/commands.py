@@ -23,6 +23,7 @@ from warmboot.cli.commands.options import (
     Json,
     Label,
     Memory,
+    ParkAtShutdown,
     Quiet,
     RuntimeImage,
     TimeToLive,
@@ -95,6 +96,7 @@ def create(
     registry_auth: RegistryAuth = None,
     tcp: Tcp = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
+    park_at_shutdown: ParkAtShutdown = False,
     cold: Cold = False,
     runtime: RuntimeImage = None,
     from_: Annotated[
@@ -124,6 +126,8 @@ def create(
     body |= {"auto_remove": rm, "boot": "cold" if cold else "auto"}
     if name is not None:
         body["name"] = name
+    if park_at_shutdown:
+        body["park_at_shutdown"] = True
     if from_ is not None:
         body["snapshot"] = from_
 

@@ -14,7 +14,7 @@ from warmboot.model.vm import VmRecord
 
 
 class ContainerParking:
-    """Implements ``park_tenant.Parking``."""
+    """Implements ``parking.Parking``."""
 
     def __init__(self, host: HostAgent, watch: WatchContainer, folders: TenantFolders) -> None:
         self._host = host

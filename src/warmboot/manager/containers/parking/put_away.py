@@ -14,7 +14,8 @@ from uuid import UUID
 import structlog
 
 from warmboot.manager.folders.tenant_folders import TenantFolders
-from warmboot.manager.tenants.park_tenant import Parking, ParkNotes, ParkTenant
+from warmboot.manager.tenants.park_tenant import ParkTenant
+from warmboot.manager.tenants.parking import Park, Parking, ParkNotes
 from warmboot.manager.tenants.pause_tenant import to_be_put_away
 from warmboot.model.container import Container, PortMapping
 from warmboot.model.errors import DiskFull, WarmbootError
@@ -52,12 +53,12 @@ class PutAway(ParkTenant[Container]):
 
     WORK = "put-away"
 
-    async def park(self, tenant: Container) -> None:
+    async def park(self, tenant: Container, **how: Any) -> None:
         vm_id = self._vm_of(tenant)
         await self._keep_output(tenant, vm_id)
         # What it has written is on its disk then: that can be booted where its memory cannot go on.
         await self._host.vms.link(vm_id).sync()
-        await super().park(tenant)
+        await super().park(tenant, **how)
 
     async def _keep_output(self, container: Container, vm_id: str) -> None:
         """Without that, who wants to read it wakes its VM: its log may be too long, or such that
@@ -76,7 +77,7 @@ class PutAway(ParkTenant[Container]):
 
     # -- as it differs from those that run -----------------------------------------------------
 
-    async def _begin(self, _: ParkNotes, tenant: Container) -> None:
+    async def _begin(self, _: ParkNotes, park: Park[Container]) -> None:
         """Nobody is told: it is exited before, meanwhile and afterwards."""
 
     async def _runs_on(self, tenant_id: UUID, _: ParkNotes | None) -> None: ...

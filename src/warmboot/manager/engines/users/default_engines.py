@@ -63,6 +63,10 @@ class DefaultEngines:
                 )
         self._serving.set()
 
+    def stop(self) -> None:
+        """Who asks from now on is answered by the next manager: what is parked now stays so."""
+        self._serving.clear()
+
     async def answer(self, _: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The id of the engine of the user ``uid``, or of the parked ``engine``, which runs now; or
         why there is none, in words."""
