@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,8 @@ from tests.support.prepared_labs import prepare
 from warmboot.host.vms import Vms
 from warmboot.manager.protocols import Until
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.errors import HostError
+from warmboot.model.errors import Conflict, HostError
+from warmboot.model.sessions import ExecSpec
 from warmboot.model.tenants.boot import FallbackReason
 
 
@@ -85,4 +87,32 @@ async def test_an_exited_container_gives_its_memory_back_and_is_as_before(
         await m.containers.delete("web")
         assert await moments(m) == []
         assert list((place.storage / "kept-output").iterdir()) == []
+        await check(m.running)
+
+
+async def test_who_reads_its_log_while_it_is_being_parked_is_not_cut_off(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    reading: list[asyncio.Task[bytes]] = []
+
+    async def log(m: Manager) -> bytes:
+        return b"".join([one.data async for one in m.containers.logs("web")])
+
+    async def hook(saga: str, step: str) -> None:
+        if (saga, step) == ("put-away-container", "parked"):
+            reading.append(asyncio.create_task(log(m)))
+            await asyncio.wait(reading, timeout=0.5)  # it has come as far as it can
+
+    async with place.manager(hook) as m:
+        await m.run("web", "sh", "-c", "echo out")
+        ended = await m.wait("web", Until.EXITED)
+        await exited_vms(m).put_away(ended.id)
+        (one,) = reading
+        assert await one == b"out\n"
+        assert (await m.containers.get("web")).vm_id is not None, "it was woken for that"
+        with pytest.raises(Conflict, match="is not running"):
+            await m.containers.exec("web", ExecSpec(("true",)))
+        reading.clear()
+        await exited_vms(m).put_away(ended.id)
+        await reading.pop()
+        await m.containers.delete("web")
         await check(m.running)

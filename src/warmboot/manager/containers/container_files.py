@@ -22,15 +22,15 @@ class ContainerFiles:
         self._in_guest = in_guest
 
     async def processes(self, ref: str, ps_arguments: str) -> ProcessTable:
-        link, docker_id = await self._in_guest.found(ref)
+        link, docker_id = await self._in_guest.found_running(ref)
         return await link.docker.inside.processes(docker_id, ps_arguments)
 
     async def stats(self, ref: str) -> ContainerStats:
-        link, container = await self._in_guest.found(ref)
+        link, container = await self._in_guest.found_running(ref)
         return await link.docker.inside.stats(container)
 
     async def health(self, ref: str) -> HealthReport:
-        # ``inspect`` shows it, too, which is nothing to wake a VM for.
+        # ``inspect`` shows it, too, which is nothing to wake a VM for, or to keep it.
         link, container = await self._in_guest.found(ref, wakes=False)
         return await link.docker.inside.health(container)
 

@@ -11,7 +11,7 @@ from warmboot.docker.unexecuted import in_words
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
-from warmboot.manager.containers.container_states import check_runs, has_reached
+from warmboot.manager.containers.container_states import has_reached
 from warmboot.manager.containers.in_guest import InGuest
 from warmboot.manager.containers.parking.exited_vms import ExitedVms
 from warmboot.manager.containers.watch_container import WatchContainer
@@ -100,8 +100,7 @@ class ContainerSessions:
         return await self._watch.vms.boot_log((await self.get(ref)).id)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
-        container = await self.in_guest(ref)
-        check_runs(container)
+        container = await self.in_guest.running(ref)
         assert container.docker_id is not None
         return await guest_sessions.exec_session(
             self.in_guest.link(container), container.docker_id, spec

@@ -7,6 +7,7 @@ something else keeps it for as long as if it had just exited.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from uuid import UUID
 
@@ -43,12 +44,12 @@ class ExitedVms:
         self._used_s: dict[UUID, float] = {}
 
     async def wake(self, container_id: UUID) -> None:
-        """Have an exited container's VM be there, for a while at least; the lock is not held."""
-        self._used_s[container_id] = time.monotonic()
-        container = await self._store.containers.get(container_id)
-        if container.is_put_away:
-            async with self._locks.hold(container_id):
-                await self.woken(await self._store.containers.get(container_id))
+        """Have an exited container's VM be there, for a while at least; the lock is not held.
+
+        It is waited for: who finds the VM that is just being parked is cut off with that.
+        """
+        async with self._locks.hold(container_id):
+            await self.woken(await self._store.containers.get(container_id))
             self._used_s[container_id] = time.monotonic()
 
     async def woken(self, container: Container) -> Container:
@@ -70,11 +71,12 @@ class ExitedVms:
             )
             return await self._store.containers.set_state(container.id, ContainerState.FAILED)
 
-    async def put_away(self, container_id: UUID) -> None:
-        """Park its VM, unless that is in use, or it runs again."""
+    async def put_away(self, container_id: UUID, unused_s: float = math.inf) -> None:
+        """Park its VM, unless that is in use, was used after ``unused_s``, or it runs again."""
         async with self._locks.hold(container_id):
             container = await self._store.containers.get(container_id)
-            if self._can_be_put_away(container):
+            used_since = self._used_s.get(container_id, 0.0) > unused_s
+            if self._can_be_put_away(container) and not used_since:
                 await self._locks.refuse_removed(container, self.parks.park(container))
 
     async def keep_putting_away(self, failed: Failed) -> None:
@@ -99,11 +101,11 @@ class ExitedVms:
             )
             if now_s - since_s >= self._after_s:
                 seen_s[container_id] = now_s  # what fails is tried as late again
-                await one_round(Work.PUT_AWAY_EXITED, self._try(container_id), failed)
+                await one_round(Work.PUT_AWAY_EXITED, self._try(container_id, now_s), failed)
 
-    async def _try(self, container_id: UUID) -> None:
+    async def _try(self, container_id: UUID, now_s: float) -> None:
         try:
-            await self.put_away(container_id)
+            await self.put_away(container_id, now_s)
         except NotFound:
             """It was removed meanwhile."""
 
