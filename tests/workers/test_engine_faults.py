@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +150,23 @@ async def test_a_resume_that_the_engine_carries_out_when_it_goes_on_is_noticed(
     await goes_on(client, worker.id, secret)
 
 
-@pytest.mark.parametrize("victim", ["dockerd", "containerd"])
-@pytest.mark.parametrize("what", ["pause", "resume"])
+STEPS = [
+    *(("dockerd", what, step) for what in ("pause", "resume") for step in ("before", "after")),
+    *(("dockerd", what, "at work") for what in ("pause", "checkpoint", "resume")),
+    *(("containerd", what, "at work") for what in ("pause", "resume")),
+]
+"""Those of containerd take long, as dockerd starts another one only after a while."""
+
+
+@pytest.mark.parametrize(("victim", "what", "step"), STEPS)
 async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
     dockerd: PrivateDockerd,
     client: Client,
     engine: DockerEngine,
     monkeypatch: pytest.MonkeyPatch,
-    what: str,
     victim: str,
+    what: str,
+    step: str,
 ) -> None:
     worker = await start_on(client, engine)
     docker_id = worker.docker_id or ""
@@ -167,18 +175,28 @@ async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
         await client.workers.pause(worker.id)
     kill = {"dockerd": dockerd.kill, "containerd": dockerd.kill_containerd}[victim]
     unless_it_hangs = in_progress.unless_it_hangs
+    module = resuming if what == "resume" else dumping
 
     async def killed(work: Work, call: Coroutine[Any, Any, None], limits: Limits) -> None:
+        monkeypatch.setattr(module, "unless_it_hangs", unless_it_hangs)  # once
+        if step == "before":
+            await kill()
         begun = asyncio.ensure_future(unless_it_hangs(work, call, limits))
-        while not runtimes_at_work(docker_id) and not begun.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)  # a program of dockerd's begins, and tells nobody
-        await kill()
+        if step == "at work":
+            while not runtimes_at_work(docker_id) and not begun.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)  # a program of dockerd's begins, and tells nobody
+            await kill()
         await begun
+        if step == "after":
+            await kill()
 
-    monkeypatch.setattr({"pause": dumping, "resume": resuming}[what], "unless_it_hangs", killed)
-    act = client.workers.pause if what == "pause" else client.workers.resume
-    await asyncio.gather(act(worker.id), return_exceptions=True)  # whatever it was told
-    monkeypatch.undo()
+    acts: dict[str, Callable[[str], Awaitable[object]]] = {
+        "pause": client.workers.pause,
+        "checkpoint": client.workers.create_checkpoint,
+        "resume": client.workers.resume,
+    }
+    monkeypatch.setattr(module, "unless_it_hangs", killed)
+    await asyncio.gather(acts[what](worker.id), return_exceptions=True)  # whatever it was told
     if victim == "dockerd":  # which takes its containerd with it
         await dockerd.start()
     settled = await client.workers.wait(worker.id, "settled", TIMEOUT_S)

@@ -377,4 +377,9 @@ class RecoverWorker:
 async def remove_containers(engine: DockerEngine, worker_id: UUID) -> None:
     """Whatever has the worker's label, whether or not its id was recorded."""
     for container in await engine.labelled(f"{LABEL}={worker_id}"):
-        await engine.remove(container)
+        try:
+            await engine.remove(container)
+        except ContainerError:  # it has missed the end of what it has killed for this
+            with contextlib.suppress(NotFound):
+                await inspect_when_stopped(engine, container)
+            await engine.remove(container)
