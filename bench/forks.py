@@ -1,4 +1,5 @@
 """Forks of an engine: how long the source stands still, how soon a fork answers, what eight take.
+And parks of it: how much memory is freed, how soon it answers who connects.
 
 The engine's Redis holds 100 MB. *Own* pages are those that differ from the runtime snapshot: what a
 freeze copies. It is compared with dd's copy of as many bytes from memory to the same disk. The
@@ -48,6 +49,8 @@ async def measure(progress: Progress) -> dict[str, float]:
             await bench.rounds(idle, loaded)
             progress.keep(_figures(samples))
             await bench.eight(loaded)
+            progress.keep(_figures(samples))
+            await bench.parks(loaded)
     return _figures(samples)
 
 
@@ -110,6 +113,23 @@ class _Bench:
         finally:
             for fork in forks:
                 await self._engines.delete(fork.id, force=True)
+
+    async def parks(self, engine: Engine) -> None:
+        """A connection to a parked one → its first byte; and the memory of its VMM, before it was
+        parked and since."""
+        for _ in self._progress.rounds("parks", ROUNDS):
+            vm_id = (await self._engines.get(engine.id)).raw["vm_id"]
+            had_mib = await asyncio.to_thread(_resident_mib, vm_id)
+            began = time.perf_counter()
+            await self._engines.park(engine.id)
+            self._samples.add("park.park_s", time.perf_counter() - began)
+            left_mib = await asyncio.to_thread(_resident_mib, vm_id)
+            self._samples.add("park.had_mib", had_mib)
+            self._samples.add("park.freed_mib", had_mib - left_mib)
+            await self._place.at_rest()
+            began = time.perf_counter()
+            await asyncio.to_thread(_answer, engine)
+            self._samples.add("park.wake_s", time.perf_counter() - began)
 
     async def _ready_s(self, source: Engine) -> float:
         """Asked for a fork → its Redis answers: the first of a moment."""
@@ -183,16 +203,32 @@ def _answer(engine: Engine) -> None:
 
 def _own_mib(engine: Engine) -> float:
     """What its VMM has written to its mapping of the moment's memory."""
-    vm_id = engine.raw["vm_id"]
-    needle = f"/{vm_id}/".encode()
+    for entry in _processes(engine.raw["vm_id"]):
+        with contextlib.suppress(OSError):
+            mappings = private_mappings(int(entry.name))
+            (memory,) = [found for path, found in mappings.items() if ".mem" in path]
+            ranges = own_ranges_of_file(int(entry.name), memory)
+            return sum(end - start for start, end in ranges) / (1 << 20)
+    raise Failed(f"the VMM of {engine.raw['vm_id']} is not there")
+
+
+def _resident_mib(vm_id: str) -> float:
+    """What is in memory for a VM's processes, each with its share of what others have, too."""
+    kib = 0
+    for entry in _processes(vm_id):
+        with contextlib.suppress(OSError):
+            lines = (entry / "smaps_rollup").read_text().splitlines()
+            kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib / 1024
+
+
+def _processes(vm_id: str) -> list[Path]:
+    needle, found = f"/{vm_id}/".encode(), []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and needle in (entry / "cmdline").read_bytes():
-                mappings = private_mappings(int(entry.name))
-                (memory,) = [found for path, found in mappings.items() if ".mem" in path]
-                ranges = own_ranges_of_file(int(entry.name), memory)
-                return sum(end - start for start, end in ranges) / (1 << 20)
-    raise Failed(f"the VMM of {vm_id} is not there")
+                found.append(entry)
+    return found
 
 
 _RATIOS = {
@@ -200,6 +236,8 @@ _RATIOS = {
     "fork.ready_over_floor": ("fork.ready_s", "fork.floor_s"),
     "fork.next_over_floor": ("fork.next_s", "fork.floor_s"),
     "fork.private_over_ram": ("fork.private_mib", "fork.ram_mib"),
+    "park.freed_over_had": ("park.freed_mib", "park.had_mib"),
+    "park.wake_over_fork": ("park.wake_s", "fork.next_s"),
 }
 _OTHERS = ("fork.idle_standstill_s", "fork.idle_own_mib", "fork.own_mib", "fork.pause_s")
 
@@ -214,8 +252,9 @@ def _figures(samples: Samples) -> dict[str, float]:
                 figures[name] = samples.median(name)
                 figures[f"{name}.runs"] = samples.runs(name)
     figures |= {name: samples.median(name) for name in _OTHERS}
-    if samples.runs("fork.eight_s"):
-        figures["fork.eight_s"] = samples.median("fork.eight_s")
+    for name in ("fork.eight_s", "park.park_s"):
+        if samples.runs(name):
+            figures[name] = samples.median(name)
     more_s = figures["fork.standstill_s"] - figures["fork.idle_standstill_s"]
     more_mib = figures["fork.own_mib"] - figures["fork.idle_own_mib"]
     fixed_s = figures["fork.idle_standstill_s"] - figures["fork.idle_own_mib"] * more_s / more_mib

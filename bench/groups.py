@@ -77,9 +77,15 @@ GROUPS: Mapping[str, Group] = {
         ),
         Group(
             "fork",
-            "forks: the source's standstill, until a database answers, memory of eight",
+            "forks: the source's standstill, until a database answers, memory of eight; parks",
             "bench.forks",
-            ("fork",),
+            ("fork", "park"),
+        ),
+        Group(
+            "depth",
+            "containers of an image that is prepared, against `docker run`",
+            "bench.depths",
+            ("depth",),
         ),
         Group(
             "storage",

@@ -81,7 +81,7 @@ class Place:
         if not fresh:
             self._progress.tell("building a snapshot")
             snapshot_id = await self.client.snapshots.create(image_id)
-            await self._until_ready(snapshot_id)
+            await self.until_ready(snapshot_id)
             fresh = [await self.client.snapshots.get(snapshot_id)]
         self._snapshot = Path(fresh[0].snapshot_path)
 
@@ -130,7 +130,7 @@ class Place:
             disk.unlink(missing_ok=True)
             await self._network.release(slot)
 
-    async def _until_ready(self, snapshot_id: str) -> None:
+    async def until_ready(self, snapshot_id: str) -> None:
         async with self.client.events.follow(after=0) as events:
             async for event in events:
                 if event.subject_id == snapshot_id and event.kind.endswith((".ready", ".failed")):
