@@ -109,6 +109,11 @@ async def test_an_image_that_is_not_there_is_told(
     assert "missing/one" in str(failed.error)
     container = await manager.run()
     assert container.runtime_snapshot_id == snapshot.id
+    # What has failed keeps nothing: neither from being removed, nor its files.
+    assert await manager.store.snapshots.leases(snapshot.id) == (str(container.id),)
+    await manager.containers.delete("web", force=True)
+    await manager.snapshots.delete(snapshot.id)
+    assert [s.id for s in await manager.snapshots.list(include_deleted=True)] == [failed.id]
 
 
 async def test_without_a_version_there_is_nothing_to_begin_from(manager: Manager) -> None:

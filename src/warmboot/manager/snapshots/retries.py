@@ -40,16 +40,18 @@ async def note_failure(
     error: WarmbootError,
 ) -> None:
     """Note the failure of a build, and tell it: the snapshot is unhealthy, or gone if it
-    was a rebuild.
+    was a rebuild. It has no files, and so lies on nothing.
     """
     log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
     target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
+    changes = {"error": error.as_dict(), "parent_id": None}
     what = f"the failure of runtime snapshot {snapshot.id}"
     told = {"error": error.as_dict(), "replaces": snapshot.replaces, "cause": snapshot.cause}
 
     async def fail() -> None:
         async with events.transaction() as emit:
-            await store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
+            await store.snapshots.set_state(snapshot.id, target, **changes)
+            await store.snapshots.release(str(snapshot.id))
             await emit("runtime-snapshot.failed", snapshot.id, **told)
 
     try:
