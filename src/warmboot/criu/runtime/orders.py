@@ -78,7 +78,7 @@ def sparing_check(container_id: str, root: Path = ROOT) -> Iterator[Callable[[],
 
     def spare() -> None:
         with contextlib.suppress(OSError):  # it is checked twice, then
-            _write(root / container_id, CHECKED, (), durable=False)
+            _write(root / container_id, CHECKED, ("it is",), durable=False)
 
     try:
         yield spare

@@ -7,7 +7,8 @@ calls this for what a shell cannot do; in one file, which is read as either.
     create ID   notes which runc runs it with which --root, names STATE/ID/criu.conf as the file
                 of CRIU's options; then `runc restore` if STATE/ID/resume says from what, else
                 `runc create`. What is restored is checked first, unless the manager has just
-                done so and left STATE/ID/checked: anybody may start a paused worker.
+                done so and left STATE/ID/checked, not empty: anybody may start a paused
+                worker.
     start ID    just restored: nothing is left to do; else `runc start`
     delete ID   forgets what `create` has noted
     all others  runc

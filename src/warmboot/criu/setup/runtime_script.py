@@ -63,12 +63,12 @@ annotate() { # have runc give CRIU the options in that file, as they are at each
 case $command in
 start)
     if [ -e "$folder/restored" ]; then
-        exec rm -f "$folder/restored" "$folder/resume"
+        exec rm -f "$folder/restored" "$folder/resume" "$folder/checked"
     fi
     ;;
 delete)
     if [ -d "$folder" ]; then
-        rm -f "$folder/restored" "$folder/noted" "$folder/criu.conf"
+        rm -f "$folder/restored" "$folder/noted" "$folder/criu.conf" "$folder/checked"
         rmdir "$folder" 2> /dev/null # an order may be in it
     fi
     if [ -d "$root/$id/criu-root" ]; then # of a runc that was killed at a restore
@@ -110,12 +110,12 @@ $runc
         done <<end
 $options
 end
-        if [ -e "$folder/checked" ]; then # for this start, and no other
-            mv "$folder/checked" "$folder/restored"
+        if [ -s "$folder/checked" ]; then # for this start, and no other
+            write "$folder/checked" ""
         else
             (program check "$log" "$images") || exit
-            write "$folder/restored" ""
         fi
+        write "$folder/restored" ""
         PATH=$path:$PATH
         number=0 value=
         for word; do # those of `create` that `restore` has, too
