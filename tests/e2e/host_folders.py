@@ -178,8 +178,14 @@ def servers_of(vm: Path) -> list[int]:
     return [pid for pid in users_of(vm) if "folder_server" in command_of(pid)]
 
 
-async def a_fork_only_reads(fork: Engine, folder: Path) -> None:
+async def one_from_a_snapshot_only_reads(engine: Engine, folder: Path) -> None:
     mounted = ("run", "--rm", "-v", f"{folder}/code:/src", TOOLS, "sh", "-c")
     tried = "cat /src/word; echo no 2>&- >/src/answer || echo refused"
-    assert (await fork.docker(*mounted, tried)).out == "from the hostrefused\n"
+    assert (await engine.docker(*mounted, tried)).out == "from the hostrefused\n"
     assert (folder / "code" / "answer").read_text() == "from the engine\n"
+
+
+async def a_fork_writes_if_asked_to(fork: Engine, folder: Path) -> None:
+    mounted = ("run", "--rm", "-v", f"{folder}/code:/src", TOOLS, "sh", "-c")
+    await fork.docker(*mounted, "echo from the fork >/src/forked")
+    assert (folder / "code" / "forked").read_text() == "from the fork\n"

@@ -21,10 +21,11 @@ from tests.e2e.docker_engines import Engine, engine_at, page_at, page_soon
 from tests.e2e.engine_identities import KEEPER, identity_of, run_keeper
 from tests.e2e.host_folders import (
     a_container_of_its_own_has_them,
-    a_fork_only_reads,
+    a_fork_writes_if_asked_to,
     folders_are_as_programs_want_them,
     folders_are_live,
     given_folders,
+    one_from_a_snapshot_only_reads,
 )
 from tests.e2e.host_servers import GREETING, greeter, own_address
 from tests.support.identities import faults
@@ -173,13 +174,15 @@ async def forks_go_on(
     await place.cli("engine", "snapshot", source.name, "--name", "seeded")
     await stands_still_while(place, source, only_its_disk_goes_on(place))
     await place.cli("engine", "create", "--from", "seeded", "copy")
-    forked = (await place.cli("fork", source.name, "-n", str(count))).out.split()
+    asked = ("fork", source.name, "-n", str(count), "--writable-folders")
+    forked = (await place.cli(*asked)).out.split()
     assert forked == [f"{source.name}-{n}" for n in range(1, count + 1)]
     engines = [source, *(Engine(place, name) for name in ("copy", *forked))]
     assert faults({one.name: await identity_of(one) for one in engines}) == []
     for engine in engines:
         await runs_on(engine, number, secret)
-    await a_fork_only_reads(engines[-1], folder)
+    await one_from_a_snapshot_only_reads(engines[1], folder)
+    await a_fork_writes_if_asked_to(engines[-1], folder)
     refused = await place.cli("snapshot", "rm", str(await base_of(place)), code=1)
     assert "these snapshots lie on it: seeded" in refused.err
     await place.cli("engine", "rm", "-f", "copy", *forked)

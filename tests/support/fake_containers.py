@@ -243,7 +243,9 @@ class FakeContainers(FakeContainerSessions):
         for state in (S.WAKING, S.RUNNING):
             await self._set(row.id, state)
 
-    async def fork(self, ref: str, count: int) -> Sequence[Container]:
+    async def fork(
+        self, ref: str, count: int, *, writable_folders: bool = False
+    ) -> Sequence[Container]:
         source = await self.get(ref)
         if source.state is not S.RUNNING:
             raise Conflict(f"{source.name} is not running")

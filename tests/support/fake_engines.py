@@ -85,7 +85,9 @@ class FakeEngines:
         self.frozen[name] = uuid4()
         return self.frozen[name]
 
-    async def fork(self, ref: str, count: int) -> Sequence[Engine]:
+    async def fork(
+        self, ref: str, count: int, *, writable_folders: bool = False
+    ) -> Sequence[Engine]:
         source = await self.get(ref)
         if source.state is S.PAUSED:
             raise Conflict(f"the engine {source.name} is paused, unpause it first")

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
+from warmboot.manager.containers.container_states import fork_of
 from warmboot.manager.folders import given_folders
 from warmboot.manager.folders.given_folders import shared_folders
 from warmboot.manager.folders.tenant_folders import TenantFolders
-from warmboot.model.container import ContainerSpec
+from warmboot.manager.tenants.fork_tenant import NewFork
+from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import InvalidRequest
+from warmboot.model.runtime_snapshot import FOLDERS
+from warmboot.model.shapes import Shape
 from warmboot.model.tenants.container_options import ContainerOptions, Mount, MountType
 from warmboot.model.tenants.engine import EngineSpec
 from warmboot.model.tenants.host_folder import HostFolder
@@ -101,6 +107,40 @@ async def test_an_engine_gets_the_shared_folders_that_its_owner_may_read(
         assert await given.checked(spec, None) == (asked, *expected)
     vms.engine_network = None
     assert await given.checked(EngineSpec("ci", 1000), None) == (), "where there can be none"
+
+
+async def test_what_goes_on_from_a_moment_reads_its_folders_and_a_fork_writes_if_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    vms = SimpleNamespace(engine_network=object(), mirror_port=None)
+    given = TenantFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)))
+    here, gone = str(tmp_path.resolve()), "/nonexistent"
+    moment = SimpleNamespace(name=None, metadata={FOLDERS: [here, gone]})
+    read_only = tuple(HostFolder(path, read_only=True, optional=True) for path in (here, gone))
+    assert await given.checked(EngineSpec("ci", 0), cast(Any, moment)) == read_only
+    writable = EngineSpec("ci", 0, folders=(HostFolder(here),))
+    expected = (HostFolder(here), read_only[1])
+    assert await given.checked(writable, cast(Any, moment)) == expected
+    moment.name = "seeded"
+    assert await given.checked(EngineSpec("ci", 0), cast(Any, moment)) == read_only
+    with pytest.raises(InvalidRequest, match="comes with the snapshot"):
+        await given.checked(writable, cast(Any, moment))
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_fork_of_a_container_reads_its_folders_and_writes_if_asked_to(writable: bool) -> None:
+    folders = (HostFolder("/own"), HostFolder("/other", read_only=True))
+    source = Container(
+        uuid4(),
+        ContainerSpec("app", "redis", folders=folders),
+        ContainerState.RUNNING,
+        datetime.now(UTC),
+        Shape(1, 1024),
+    )
+    spec = fork_of(source, NewFork(uuid4(), "app-1", uuid4(), writable))
+    assert [one.path for one in spec.folders] == ["/own", "/other"]
+    assert [one.read_only for one in spec.folders] == [not writable, True]
 
 
 def container(*sources: str, folders: tuple[HostFolder, ...] = (), uid: int = 0) -> ContainerSpec:

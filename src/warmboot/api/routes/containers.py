@@ -153,7 +153,7 @@ async def fork_container(ref: Ref, body: ForkIn, services: Wired) -> Items[Conta
     forks run, with the memory and the disk of that moment; if one does not come up, none stays.
     Each has the container's name and a number, an identity of its own, and other ports of the
     host."""
-    made = await services.containers.fork(ref, body.count)
+    made = await services.containers.fork(ref, body.count, writable_folders=body.writable_folders)
     return Items(items=[ContainerOut.of(container) for container in made])
 
 

@@ -158,7 +158,7 @@ async def fork_engine(ref: Ref, body: ForkIn, services: Wired) -> Items[EngineOu
     """It stands still for some tenths of a second, and runs on. The answer comes when all of the
     forks run, with the containers that ran in it; if one does not come up, none stays. Each has the
     engine's name and a number, and an address of its own at which its ports answer."""
-    made = await _engines(services).fork(ref, body.count)
+    made = await _engines(services).fork(ref, body.count, writable_folders=body.writable_folders)
     return Items(items=[EngineOut.of(engine) for engine in made])
 
 

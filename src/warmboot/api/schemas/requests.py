@@ -303,3 +303,10 @@ class ForkIn(Strict):
     """How many are to go on from one; ``MANAGER_MAX_FORKS`` bounds it, too."""
 
     count: Annotated[StrictInt, Field(ge=1, le=MAX_FORKS, description="how many"), OR_WHOLE] = 1
+    writable_folders: Annotated[
+        StrictBool,
+        Field(
+            description="they may write to the folders of the host to which their source may; what "
+            "was frozen in them goes on writing there, too"
+        ),
+    ] = False

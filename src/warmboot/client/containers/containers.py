@@ -245,9 +245,13 @@ class Containers(Resource[Container]):
         """Have it go on where it was when it was parked, with the time of now."""
         await self._link.post_slow(self._path(ref, "wake"), {})
 
-    async def fork(self, ref: str, count: int = 1) -> builtins.list[Container]:
-        """So many that go on from it as it is now: all of them run, or none is left."""
-        made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
+    async def fork(
+        self, ref: str, count: int = 1, *, writable_folders: bool = False
+    ) -> builtins.list[Container]:
+        """So many that go on from it as it is now: all of them run, or none is left. They read
+        folders of the host; with ``writable_folders`` they write to them as it does."""
+        body = {"count": count, **({"writable_folders": True} if writable_folders else {})}
+        made = await self._link.post_slow(self._path(ref, "fork"), {}, body)
         return items(Container, made)
 
     @asynccontextmanager

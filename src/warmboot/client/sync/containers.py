@@ -206,9 +206,15 @@ class Containers:
         """Have it go on where it was when it was parked, with the time of now."""
         self._portal.run(lambda: self._of.wake(ref))
 
-    def fork(self, ref: str, count: int = 1) -> builtins.list[Container]:
-        """So many that go on from it as it is now: all of them run, or none is left."""
-        return self._portal.run(lambda: self._of.fork(ref, count))
+    def fork(
+        self, ref: str, count: int = 1, *, writable_folders: bool = False
+    ) -> builtins.list[Container]:
+        """So many that go on from it as it is now: all of them run, or none is left. They read
+        folders of the host; with ``writable_folders`` they write to them as it does.
+        """
+        return self._portal.run(
+            lambda: self._of.fork(ref, count, writable_folders=writable_folders)
+        )
 
     def forked(self, ref: str) -> AbstractContextManager[Container]:
         """One that goes on from it as it is now, and is removed at the end."""

@@ -103,9 +103,15 @@ class Engines:
         """Freeze it, as it runs, into a snapshot of this name; the snapshot's id."""
         return self._portal.run(lambda: self._of.snapshot(ref, name))
 
-    def fork(self, ref: str, count: int = 1) -> builtins.list[Engine]:
-        """So many engines that go on from it as it is now: all of them run, or none is left."""
-        return self._portal.run(lambda: self._of.fork(ref, count))
+    def fork(
+        self, ref: str, count: int = 1, *, writable_folders: bool = False
+    ) -> builtins.list[Engine]:
+        """So many engines that go on from it as it is now: all of them run, or none is left. They
+        read folders of the host; with ``writable_folders`` they write to them as it does.
+        """
+        return self._portal.run(
+            lambda: self._of.fork(ref, count, writable_folders=writable_folders)
+        )
 
     def running(self, **fields: Unpack[EngineFields]) -> AbstractContextManager[Engine]:
         """An engine that runs, and is removed at the end. ``fields`` as for ``create``."""

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from signal import SIGKILL
 from typing import Any
-from uuid import UUID
 
 from warmboot.manager.protocols import Until
 from warmboot.manager.tenants import boot_tenant
+from warmboot.manager.tenants.fork_tenant import NewFork
 from warmboot.manager.tenants.pause_tenant import check_not_parked, check_not_paused
 from warmboot.model.container import (
     BEGUN,
@@ -22,6 +22,7 @@ from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import Conflict, VmGone
 from warmboot.model.tenants.boot import BootPolicy
 from warmboot.model.tenants.container_options import Health
+from warmboot.model.tenants.host_folder import as_frozen
 
 UNBOOTED: dict[str, Any] = {**boot_tenant.UNBOOTED, "ports": (), "health": None}
 """What is known of a container's boot before it: nothing."""
@@ -95,19 +96,20 @@ def check_has_process(container: Container) -> None:
         )
 
 
-def fork_of(source: Container, name: str, moment_id: UUID) -> ContainerSpec:
+def fork_of(source: Container, fork: NewFork) -> ContainerSpec:
     """What a fork is: as its source, at any free ports of the host, with its own host name."""
     return replace(
         source.spec,
-        name=name,
+        name=fork.name,
         hostname="",
         ports=tuple(replace(port, host_port=0, host_port_last=0) for port in source.spec.ports),
         shape=source.shape,
         runtime_image_id=source.runtime_image_id,
         boot=BootPolicy.AUTO,
-        snapshot=str(moment_id),
-        # What its memory still has to write is older than what is in them by now.
-        folders=tuple(replace(folder, read_only=True) for folder in source.spec.folders),
+        snapshot=str(fork.moment_id),
+        folders=source.spec.folders
+        if fork.writable_folders
+        else tuple(as_frozen(folder.path) for folder in source.spec.folders),
     )
 
 

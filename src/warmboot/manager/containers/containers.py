@@ -38,7 +38,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
-from warmboot.manager.tenants.fork_tenant import ForkTenant
+from warmboot.manager.tenants.fork_tenant import ForkTenant, NewFork
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.pause_tenant import (
@@ -237,8 +237,10 @@ class Containers(ContainerSessions, ContainerPauses):
         if for_good:
             await self._watch.wait_until_stored(container.id)
 
-    async def fork(self, ref: str, count: int) -> Sequence[Container]:
-        return await self.forks(await self.get(ref), count)
+    async def fork(
+        self, ref: str, count: int, *, writable_folders: bool = False
+    ) -> Sequence[Container]:
+        return await self.forks(await self.get(ref), count, writable_folders=writable_folders)
 
     async def freeze(self, container_id: UUID, snapshot_id: UUID, name: str | None) -> None:
         """Keep its VM as it is now; the container runs on."""
@@ -247,10 +249,8 @@ class Containers(ContainerSessions, ContainerPauses):
             check_goes_on(container)
             await self._freeze(container, snapshot_id, name, Depth.CONTAINER)
 
-    async def create_fork(
-        self, source: Container, name: str, moment_id: UUID, fork_id: UUID
-    ) -> None:
-        await self._create_and_start(fork_of(source, name, moment_id), fork_id)
+    async def create_fork(self, source: Container, fork: NewFork) -> None:
+        await self._create_and_start(fork_of(source, fork), fork.id)
 
     async def wait_up(self, container_id: UUID, timeout_s: float) -> Container:
         return await self.wait(str(container_id), Until.RUNNING, timeout_s)

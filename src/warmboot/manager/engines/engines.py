@@ -43,7 +43,7 @@ from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.protocols import EngineUntil
-from warmboot.manager.tenants.fork_tenant import ForkTenant
+from warmboot.manager.tenants.fork_tenant import ForkTenant, NewFork
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.moments import begun_from
 from warmboot.manager.tenants.park_by_policy import ParkByPolicy
@@ -326,8 +326,10 @@ class Engines:
         await self.freeze((await self.get(ref)).id, snapshot_id, name)
         return snapshot_id
 
-    async def fork(self, ref: str, count: int) -> Sequence[Engine]:
-        return await self.forks(await self.get(ref), count)
+    async def fork(
+        self, ref: str, count: int, *, writable_folders: bool = False
+    ) -> Sequence[Engine]:
+        return await self.forks(await self.get(ref), count, writable_folders=writable_folders)
 
     async def freeze(self, engine_id: UUID, snapshot_id: UUID, name: str | None) -> None:
         """Make a snapshot of a running engine; without a name it is nobody's but the caller's."""
@@ -338,18 +340,18 @@ class Engines:
 
             await self._freeze(engine, snapshot_id, name, Depth.ENGINE, note)
 
-    async def create_fork(self, source: Engine, name: str, moment_id: UUID, fork_id: UUID) -> None:
+    async def create_fork(self, source: Engine, fork: NewFork) -> None:
         spec = replace(
             source.spec,
-            name=name,
-            snapshot=str(moment_id),
+            name=fork.name,
+            snapshot=str(fork.moment_id),
             boot=BootPolicy.AUTO,
             shape=None,
             runtime_image_id=None,
             tcp=None,
-            folders=(),
+            folders=source.spec.folders if fork.writable_folders else (),
         )
-        await self.create(spec, fork_id)
+        await self.create(spec, fork.id)
 
     async def wait_up(self, engine_id: UUID, timeout_s: float) -> Engine:
         return await self.wait(str(engine_id), EngineUntil.RUNNING, timeout_s)

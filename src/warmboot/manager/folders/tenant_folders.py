@@ -31,7 +31,7 @@ from warmboot.model.errors import GuestError, HostError, InvalidRequest, NotSupp
 from warmboot.model.runtime_snapshot import FOLDERS, RuntimeSnapshot
 from warmboot.model.tenants.container_options import MountType
 from warmboot.model.tenants.engine import Engine, EngineSpec
-from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.model.tenants.host_folder import HostFolder, as_frozen
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
@@ -52,7 +52,7 @@ class TenantFolders:
         self, spec: EngineSpec, moment: RuntimeSnapshot | None
     ) -> tuple[HostFolder, ...]:
         """The folders of a new engine: those asked for, and read-only those that its snapshot has;
-        without a snapshot the shared ones.
+        without a snapshot the shared ones. A fork's may be asked for to be written to.
 
         ``InvalidRequest``, ``NotSupported``.
         """
@@ -62,7 +62,8 @@ class TenantFolders:
                 by_path[folder.path] = folder
         check_nested(list(by_path.values()))
         for folder in folders_at(moment):
-            if not by_path.setdefault(folder.path, folder).read_only:
+            asked = by_path.setdefault(folder.path, folder)
+            if not asked.read_only and moment is not None and moment.name is not None:
                 raise InvalidRequest(
                     f"the folder {folder.path} comes with the snapshot, and is read-only",
                     details="programs that were frozen would write there what is old by now",
@@ -188,6 +189,6 @@ class TenantFolders:
 
 
 def folders_at(moment: RuntimeSnapshot | None) -> Sequence[HostFolder]:
-    """What it had. Read-only: what goes on in it is older than what is in the folders by now."""
+    """What it had, as it is for what goes on from it."""
     paths = () if moment is None else moment.metadata.get(FOLDERS) or ()
-    return [HostFolder(str(path), read_only=True) for path in paths]
+    return [as_frozen(str(path)) for path in paths]

@@ -193,7 +193,9 @@ class Containers(Protocol):
         """Have it go on where it was, with the time of now; ``Conflict`` unless it is paused."""
         ...
 
-    async def fork(self, ref: str, count: int) -> Sequence[Container]:
+    async def fork(
+        self, ref: str, count: int, *, writable_folders: bool = False
+    ) -> Sequence[Container]:
         """So many that go on from this one as it is now; all of them come up, or none is."""
         ...
 

@@ -58,7 +58,9 @@ class Engines(Protocol):
         """Freeze a running engine, which runs on; the snapshot's id, when it is ready."""
         ...
 
-    async def fork(self, ref: str, count: int) -> Sequence[Engine]:
+    async def fork(
+        self, ref: str, count: int, *, writable_folders: bool = False
+    ) -> Sequence[Engine]:
         """So many engines that go on from this one as it is now; all of them run, or none is."""
         ...
 

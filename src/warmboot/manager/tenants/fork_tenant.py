@@ -48,12 +48,22 @@ T = TypeVar("T", bound=Tenant)
 UP_TIMEOUT_S = 600.0
 
 
+@dataclass(frozen=True, slots=True)
+class NewFork:
+    """What is to go on from a moment. It may write to folders of the host if that was asked for."""
+
+    id: UUID
+    name: str
+    moment_id: UUID
+    writable_folders: bool = False
+
+
 class Forking(Protocol[T]):
     """What a fork does with tenants of one kind."""
 
     async def freeze(self, tenant_id: UUID, snapshot_id: UUID, name: str | None) -> None: ...
 
-    async def create_fork(self, source: T, name: str, moment_id: UUID, fork_id: UUID) -> None:
+    async def create_fork(self, source: T, fork: NewFork) -> None:
         """Begin it."""
         ...
 
@@ -76,6 +86,7 @@ class ForkNotes:
 class _Fork(Generic[T]):
     source: T
     names: Iterator[str]
+    writable_folders: bool
     made: dict[UUID, T] = field(default_factory=dict)
 
 
@@ -109,7 +120,9 @@ class ForkTenant(Generic[T]):
             Step("hide", self._hide),
         )
 
-    async def __call__(self, source: T, count: int) -> Sequence[T]:
+    async def __call__(
+        self, source: T, count: int, *, writable_folders: bool = False
+    ) -> Sequence[T]:
         """The forks, once all of them run. What one of them fails of, all do."""
         if count > self._limit:
             raise InvalidRequest(
@@ -119,7 +132,7 @@ class ForkTenant(Generic[T]):
             )
         to_be_frozen(source)
         self._check_memory(source, count)
-        fork = _Fork(source, await self._names(source))
+        fork = _Fork(source, await self._names(source), writable_folders)
         notes = ForkNotes(uuid4(), tuple(uuid4() for _ in range(count)))
         await self._runner.run(self.saga, source.id, notes, fork)
         return [fork.made[fork_id] for fork_id in notes.fork_ids]
@@ -170,7 +183,8 @@ class ForkTenant(Generic[T]):
     async def _begin(self, moment_id: UUID, fork_id: UUID, fork: _Fork[T]) -> None:
         for name in fork.names:
             with contextlib.suppress(NameTaken):  # since we looked: by another fork of the same
-                await self._tenants.create_fork(fork.source, name, moment_id, fork_id)
+                new = NewFork(fork_id, name, moment_id, fork.writable_folders)
+                await self._tenants.create_fork(fork.source, new)
                 return
 
     async def _remove(self, _: UUID, notes: ForkNotes) -> None:

@@ -235,7 +235,10 @@ class FreezeTenant:
 
     async def _freeze(self, _: FreezeNotes, freeze: _Freeze) -> None:
         record = freeze.record
-        if freeze.row.name is not None:  # it may be started from its disk alone some day
+        named, folders = freeze.row.name is not None, freeze.tenant.folders
+        # It may be started from its disk alone some day; and what goes on from it may not write to
+        # folders of the host what its programs have written before.
+        if named or any(not folder.read_only for folder in folders):
             await self._host.vms.link(record.id).sync()
         freeze.moment = await self._host.vms.freeze_in_use(
             record, freeze.folder, stays=freeze.stays

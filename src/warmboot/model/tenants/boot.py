@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.model.vm import VmKind
 
 MAX_FORKS = 1024
@@ -123,6 +124,11 @@ class AsAsked:
         return None
 
     @property
+    def folders(self) -> tuple[HostFolder, ...]:
+        given: tuple[HostFolder, ...] = self.spec.folders
+        return given
+
+    @property
     def fallback_message(self) -> str:
         """Why it was booted cold, in words; empty if it was not."""
         return self.fallback_reason.phrase if self.fallback_reason else ""
@@ -176,6 +182,11 @@ class Tenant(Protocol):
     def image_reference(self) -> str | None:
         """The image of a registry that it is to have in its guest, from the start if there is a
         snapshot with it; ``None``: none, or not one of any platform."""
+        ...
+
+    @property
+    def folders(self) -> tuple[HostFolder, ...]:
+        """Those of the host that it was given."""
         ...
 
     @property

@@ -41,6 +41,13 @@ def fork(
         Kind | None,
         typer.Option("--type", help="which of the two, if both have this name"),
     ] = None,
+    writable_folders: Annotated[
+        bool,
+        typer.Option(
+            "--writable-folders",
+            help="have them write to folders of this machine as it does; else they only read them",
+        ),
+    ] = False,
 ) -> None:
     """Start containers or engines from a running one as it is, and print their names.
 
@@ -51,8 +58,8 @@ def fork(
         async with connect() as client:
             with status(f"forking {ref} …"):
                 if (kind or await _kind_of(client, ref)) is Kind.ENGINE:
-                    return await client.engines.fork(ref, count)
-                return await client.containers.fork(ref, count)
+                    return await client.engines.fork(ref, count, writable_folders=writable_folders)
+                return await client.containers.fork(ref, count, writable_folders=writable_folders)
 
     print_lines(one.name for one in drive(work()))
 
