@@ -164,7 +164,7 @@ def test_a_folder_that_its_owner_may_not_enter_is_named(make: Make, tmp_path: Pa
     private.chmod(0o700)
     for path in (private / "inner", tmp_path / "missing"):
         site = make(HostFolder(str(path)))
-        with pytest.raises(HostError, match=f"{path} cannot be given to an engine"):
+        with pytest.raises(HostError, match=f"{path} cannot be given to a VM"):
             site.start()
         site.serving.folder.joinpath("folders.log").unlink()
         site.serving.folder.rmdir()

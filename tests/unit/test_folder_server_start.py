@@ -77,7 +77,7 @@ async def test_an_adopted_vm_whose_folders_cannot_be_served_gets_them_later(
         assert not all_of_them, "those that are there are served"
         tried += 1
         if tried < 4:
-            raise HostError("the folder /srv cannot be given to an engine of uid 1000")
+            raise HostError("the folder /srv cannot be given to a VM of uid 1000")
         serves.set()
         return Started(os.pidfd_open(os.getpid()))
 

@@ -69,7 +69,7 @@ class UlimitIn(Strict):
 
 
 class FolderIn(Strict):
-    """A folder of the manager's machine that is given to an engine."""
+    """A folder of the manager's machine that is given to an engine or a container."""
 
     path: Annotated[
         str,

@@ -251,7 +251,7 @@ def _checked(serving: Serving, answer: Mapping[str, Any], all_of_them: bool) -> 
             log.warning("a folder is not served", vm=serving.vm_id, folder=folder.path, error=why)
         elif why:
             raise HostError(
-                f"the folder {folder.path} cannot be given to an engine of uid {serving.owner_uid}",
+                f"the folder {folder.path} cannot be given to a VM of uid {serving.owner_uid}",
                 details=f"as that user it cannot be opened: {why}",
                 resolution="give the owner the right to enter it, or leave the folder out",
             )
@@ -260,7 +260,7 @@ def _checked(serving: Serving, answer: Mapping[str, Any], all_of_them: bool) -> 
 
 def _not_there(why: str) -> HostError:
     return HostError(
-        "the file server of the engine's folders did not start",
+        "the file server of its folders did not start",
         details=why,
         resolution="its log is folders.log in the VM's folder",
     )

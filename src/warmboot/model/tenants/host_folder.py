@@ -1,4 +1,4 @@
-"""A folder of the host that is given to an engine."""
+"""A folder of the host that is given to an engine or a container."""
 
 from __future__ import annotations
 
