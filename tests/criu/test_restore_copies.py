@@ -112,6 +112,20 @@ async def test_only_folders_of_our_own_user_and_of_such_a_name_are_looked_at(
         assert list(work_in(scratch_folders(address))) == [dumped, ours]
 
 
+async def test_empty_folders_that_a_killed_criu_has_left_go_too(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    left, filled = scratch / ".criu.mntns.a1B2c3", scratch / ".criu.mntns.d4E5f6"
+    for one in (left, filled / "something", scratch / ".criu.mntns.other-name"):
+        one.mkdir(parents=True)
+    async with engine(tmp_path, TMPDIR=str(scratch), XDG_RUNTIME_DIR="") as address:
+        copies = RestoreCopies(address)
+        (found,) = copies.find()
+        assert found.path == left
+        assert copies.remove(found)
+        assert copies.find() == []
+    assert filled.exists()
+
+
 async def test_an_answered_restore_takes_its_own_copy_along(tmp_path: Path) -> None:
     ours, others = copy(tmp_path, "ctrd-checkpoint1", "a"), copy(tmp_path, "ctrd-checkpoint2", "b")
     unsalted = copy(tmp_path, "ctrd-checkpoint3")

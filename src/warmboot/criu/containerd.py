@@ -31,6 +31,8 @@ _PROC = Path("/proc")
 _PROGRAM = "containerd"
 _COPY = re.compile(r"ctrd-checkpoint[0-9]+")
 _WORK = re.compile(r"ctr?d-checkpoint[0-9]+")
+_MOUNT_POINT = re.compile(r"\.criu\.mntns\.[A-Za-z0-9]{6}")
+"""Of a CRIU that was killed at a restore: empty, as what it mounts there is seen by itself only."""
 _SALT_BYTES = 256
 
 
@@ -68,7 +70,8 @@ def forget_restored(folders: Sequence[Path], salts: Sequence[str]) -> None:
 
 
 class RestoreCopies:
-    """Copies that restores have left: of a manager that was killed, or of somebody else's Docker.
+    """What restores have left: copies of a manager that was killed, or of somebody else's Docker,
+    and empty folders of a CRIU that was.
 
     Nothing is pointed out or removed while anything on this machine is being restored.
     """
@@ -81,7 +84,7 @@ class RestoreCopies:
         if _restoring(self._proc):
             return []
         folders = scratch_folders(self._engine, self._proc)
-        found = (path for folder in folders for path in _ours(folder, _COPY))
+        found = (path for folder in folders for path in (*_ours(folder, _COPY), *_empty(folder)))
         copies = (_entry(path) for path in found if not self._in_use(path))
         return [copy for copy in copies if copy is not None]
 
@@ -92,7 +95,11 @@ class RestoreCopies:
             return True
         if now.changed_at != one.changed_at or _restoring(self._proc) or self._in_use(one.path):
             return False
-        shutil.rmtree(one.path, ignore_errors=True)
+        if _MOUNT_POINT.fullmatch(one.path.name):
+            with contextlib.suppress(OSError):  # it is not empty any more
+                one.path.rmdir()
+        else:
+            shutil.rmtree(one.path, ignore_errors=True)
         return not one.path.exists()
 
     def _in_use(self, path: Path) -> bool:
@@ -139,6 +146,13 @@ def _ours(folder: Path, name: re.Pattern[str]) -> Iterator[Path]:
                 status = path.lstat()
                 if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
                     yield path
+
+
+def _empty(folder: Path) -> Iterator[Path]:
+    for path in _ours(folder, _MOUNT_POINT):
+        with contextlib.suppress(OSError):
+            if not any(path.iterdir()):
+                yield path
 
 
 def _salt_of(folder: Path) -> str:
