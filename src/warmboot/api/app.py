@@ -22,6 +22,7 @@ from warmboot.api.middleware.idempotency import IdempotencyMiddleware, Repositor
 from warmboot.api.middleware.metrics import MetricsMiddleware
 from warmboot.api.middleware.peers import LoopbackPeers
 from warmboot.api.openapi import install_openapi
+from warmboot.api.page import install_page
 from warmboot.api.problems import ErrorMiddleware, install_handlers
 from warmboot.api.reference import install_reference
 from warmboot.api.routes import (
@@ -105,6 +106,7 @@ def create_app(
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens), largest=largest)
     install_reference(app)
+    install_page(app)
     layers: list[tuple[Any, dict[str, Any]]] = [
         (AfterResponseMiddleware, {}),
         (ErrorMiddleware, {}),

@@ -8,11 +8,12 @@
                               only then is nobody else at the addresses that are looked up
     any other                 nobody
 
-Open to all are the health checks, and the metrics while no tokens are configured: for a GET without
-a body, so that a stranger has nothing to send that would be read, kept or waited for. Without
-tokens the server refuses to bind anything but loopback. Requests on TCP whose ``Host`` or
-``Origin`` is not this server need a token, so that a web page in a local browser cannot reach it by
-DNS rebinding or a cross-site form; so do those that a proxy passes on for somebody.
+Open to all are the health checks, the files of the web page, and the metrics while no tokens are
+configured: for a GET without a body, so that a stranger has nothing to send that would be read,
+kept or waited for. Without tokens the server refuses to bind anything but loopback. Requests whose
+``Host`` or ``Origin`` is not this server need a token, so that a web page in a local browser cannot
+reach it by DNS rebinding or a cross-site form, nor the Unix socket where it is forwarded to a port;
+so do those that a proxy passes on for somebody.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from warmboot.api.middleware.sock_diag import Address
 from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, refuse
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
+from warmboot.page import page_files
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 ESTABLISHED = "warmboot.established"
@@ -39,6 +41,7 @@ ESTABLISHED = "warmboot.established"
 METRICS = "/metrics"
 ANYONE, LOCAL = "anyone", "local"
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+)(?::[0-9]{1,5})?")
+_PORT = re.compile(r":[0-9]{1,5}\Z")
 _PASSED_ON = ("forwarded", "x-forwarded-for", "via")
 _OF_WORKERS = {
     "GET": re.compile(r"(/wait|/logs|/checkpoints(/[^/]+)?)?"),
@@ -131,7 +134,9 @@ class AuthMiddleware:
             return ANYONE
         if "authorization" in headers:
             return self._holder_of(headers["authorization"])
-        if not by_socket:
+        if by_socket:
+            check_forwarded(headers)
+        else:
             await self._check_root(scope, headers)
         return LOCAL
 
@@ -141,7 +146,7 @@ class AuthMiddleware:
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
             return False
         path = scope["path"]
-        return path in OPEN_PATHS or (path == METRICS and not self._known)
+        return path in OPEN_PATHS or path in page_files() or (path == METRICS and not self._known)
 
     def _holder_of(self, authorization: str) -> str:
         scheme, _, token = authorization.partition(" ")
@@ -221,6 +226,24 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
+def check_forwarded(headers: Headers) -> None:
+    """Raises if a page of another origin calls by the Unix socket, which somebody forwards.
+
+    Programs write what they like as ``Host`` there, but no browser is led to a name without a dot
+    by somebody else's name server.
+    """
+    for host in headers.getlist("host"):
+        named = _HOST.fullmatch(host) and "." in host
+        if named and not is_loopback(_PORT.sub("", host)):
+            raise ForeignOrigin(
+                "this Host is not served here",
+                details="by the Unix socket only loopback names are answered (127.0.0.1, "
+                "localhost, [::1]), and names without a dot",
+                resolution="use http://localhost, or show a token (MANAGER_TOKENS)",
+            )
+    _check_own_page(headers)
+
+
 def check_local(headers: Headers) -> None:
     """Raises unless ``Host`` is a loopback name, and a page that calls is this server's own."""
     hosts = headers.getlist("host")
@@ -236,7 +259,12 @@ def check_local(headers: Headers) -> None:
             details="without tokens only loopback names are answered (127.0.0.1, localhost, [::1])",
             resolution="use http://127.0.0.1, or configure tokens (MANAGER_TOKENS)",
         )
-    foreign = any(one.partition("://")[2] != hosts[0] for one in headers.getlist("origin"))
+    _check_own_page(headers)
+
+
+def _check_own_page(headers: Headers) -> None:
+    host = headers.get("host", "")
+    foreign = any(one.partition("://")[2] != host for one in headers.getlist("origin"))
     if foreign or headers.get("sec-fetch-site", "").strip().lower() == "cross-site":
         raise ForeignOrigin(
             "requests from other web sites are refused",

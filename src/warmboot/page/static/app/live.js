@@ -1,0 +1,64 @@
+/* What is loaded, and loaded again when something has happened to it. */
+import { effect, useEffect, useRef, useState } from "./dom.js";
+import { connects, onEvent } from "./events.js";
+import { now, token } from "./api.js";
+
+const AT_MOST_EVERY_MS = 1_000;
+const TRY_AGAIN_AFTER_MS = 5_000;
+
+/** `{data, problem}` of `load(stop)`: called when `key` changes, after events of these kinds, and when
+    the stream came up again. What is shown stays until there is something newer. */
+export function useLive(load, kinds, key = "", atMostEveryMs = AT_MOST_EVERY_MS) {
+  const [shown, show] = useState({ data: null, problem: null, key });
+  const latest = useRef(load);
+  latest.current = load;
+  useEffect(() => {
+    let stop = new AbortController();
+    let planned = null;
+    let last = 0;
+    let ended = false;
+    async function run() {
+      planned = null;
+      last = Date.now();
+      stop.abort();
+      stop = new AbortController();
+      const mine = stop;
+      try {
+        const data = await latest.current(mine.signal);
+        if (!mine.signal.aborted) show({ data, problem: null, key });
+      } catch (problem) {
+        if (mine.signal.aborted) return;
+        show((before) => ({ data: before.key === key && problem.status !== 404 ? before.data : null, problem, key }));
+        if (!problem.status || problem.status >= 500) plan(TRY_AGAIN_AFTER_MS);
+      }
+    }
+    function plan(afterMs = 0) {
+      if (planned !== null || ended) return;
+      planned = setTimeout(run, Math.max(afterMs, last + atMostEveryMs - Date.now()));
+    }
+    const off = onEvent((event) => kinds.some((kind) => event.kind.startsWith(kind)) && plan());
+    const offConnects = effect(() => {
+      connects.value;
+      token.value;
+      plan();
+    });
+    return () => {
+      ended = true;
+      clearTimeout(planned);
+      stop.abort();
+      off();
+      offConnects();
+    };
+  }, [key]);
+  return shown.key === key ? shown : { data: null, problem: null };
+}
+
+/** The manager's time, renewed every so many milliseconds, so that ages go on. */
+export function useNow(everyMs = 10_000) {
+  const [at, tick] = useState(now());
+  useEffect(() => {
+    const timer = setInterval(() => tick(now()), everyMs);
+    return () => clearInterval(timer);
+  }, [everyMs]);
+  return at;
+}

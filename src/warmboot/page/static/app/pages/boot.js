@@ -1,0 +1,21 @@
+/* What containers and engines tell of their boot alike. */
+import { html } from "../dom.js";
+import { seconds, shortId } from "../format.js";
+import { link } from "../router.js";
+
+export const bootFacts = (one) => [
+  ["Boot", one.boot_method && `${one.boot_method}, ${seconds(one.boot_s)}`],
+  ["Cold because", one.fallback_message && [one.fallback_message, one.fallback_details].filter(Boolean).join(": ")],
+  [
+    "From",
+    one.runtime_snapshot_id &&
+      html`<a href=${link("registry")}>snapshot ${shortId(one.runtime_snapshot_id)}</a>${one.snapshot_version ? `, version ${one.snapshot_version}` : ""}`,
+  ],
+];
+
+/** Versions that were tried before. */
+export function Attempts({ of }) {
+  if (!of.boot_attempts.length) return null;
+  return html`<h3>Tried before</h3>
+    <ul>${of.boot_attempts.map((one) => html`<li key=${one.snapshot_id}>version ${one.version}: ${one.message}${one.details && ` (${one.details})`}</li>`)}</ul>`;
+}

@@ -1,0 +1,115 @@
+// What of the page can be wrong without a browser; `tests/unit/test_page_logic.py` runs it.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+const at = (name) => import(new URL(`../../src/warmboot/page/static/app/${name}.js`, import.meta.url));
+const { age, port, seconds, size, status, tone } = await at("format");
+const { coldReasons, oneAfterTheOther, saved, waterfall } = await at("boots");
+const { snapshotTitle, tree } = await at("registry");
+const { gauges } = await at("metrics");
+const { eventReader } = await at("sse");
+const { matches, merged, newestId } = await at("journal");
+
+const NOW = Date.parse("2026-01-24T12:00:00Z");
+const MINUTES_AGO = "2026-01-24T11:57:00Z";
+
+test("ages and sizes are told in the words of the command line", () => {
+  const words = [[0.4, "under a second"], [1, "1 second"], [59, "59 seconds"], [60, "a minute"], [119, "a minute"],
+    [120, "2 minutes"], [3600, "1 hour"], [7200, "2 hours"], [86_400, "1 day"], [200_000, "2 days"], [-5, "under a second"]];
+  for (const [value, told] of words) assert.equal(age(value), told);
+  for (const [value, told] of [[null, ""], [0, "0 B"], [1023, "1023 B"], [1024, "1.0 KiB"], [512 << 20, "512.0 MiB"], [2 ** 40, "1.0 TiB"]]) {
+    assert.equal(size(value), told);
+  }
+  for (const [value, told] of [[null, ""], [0.0042, "4 ms"], [0.42, "0.42 s"], [3.14, "3.1 s"], [41, "41 s"], [180, "3 minutes"]]) {
+    assert.equal(seconds(value), told);
+  }
+});
+
+test("a status is what `warmboot ps` says", () => {
+  const runs = { state: "running", started_at: MINUTES_AGO, answering: true, error: null };
+  assert.equal(status(runs, NOW), "Up 3 minutes");
+  assert.equal(status({ ...runs, health: "unhealthy" }, NOW), "Up 3 minutes (unhealthy)");
+  assert.equal(status({ ...runs, answering: false }, NOW), "Up 3 minutes (Not answering)");
+  assert.equal(status({ ...runs, error: { code: "disk-full" } }, NOW), "Up 3 minutes (Stalled)");
+  assert.equal(status({ state: "paused", started_at: MINUTES_AGO }, NOW), "Up 3 minutes (Paused)");
+  assert.equal(status({ state: "exited", exit_code: 3, finished_at: MINUTES_AGO }, NOW), "Exited (3) 3 minutes ago");
+  assert.equal(status({ state: "parked" }, NOW), "Parked");
+  assert.deepEqual([tone(runs), tone({ ...runs, answering: false }), tone({ state: "failed" }), tone({ state: "creating" })],
+    ["good", "bad", "bad", "busy"]);
+});
+
+test("a port leads where it is published, and only to numbers and addresses", () => {
+  const tcp = { host_ip: "127.0.0.1", host_port: 8080, container_port: 80, protocol: "tcp" };
+  assert.deepEqual(port(tcp, "vm.example"), { label: "8080→80/tcp", url: "http://127.0.0.1:8080/" });
+  assert.equal(port({ ...tcp, host_ip: "0.0.0.0" }, "vm.example").url, "http://vm.example:8080/");
+  assert.equal(port({ ...tcp, host_ip: "::1" }, "x").url, "http://[::1]:8080/");
+  assert.equal(port({ ...tcp, protocol: "udp" }, "x").url, null);
+});
+
+test("a waterfall's stages lie within the whole, where they began", () => {
+  const { whole_s, rows } = waterfall([
+    { name: "disk", started_s: 1, duration_s: 1 },
+    { name: "restore", started_s: 2, duration_s: 2, steps: [{ name: "clock", duration_s: 0.1 }] },
+  ]);
+  assert.equal(whole_s, 4);
+  assert.deepEqual(rows.map(({ left, width }) => [left, width]), [[25, 25], [50, 50]]);
+  assert.deepEqual(waterfall([]), { whole_s: 0, rows: [] });
+  assert.deepEqual(waterfall([{ name: "x", started_s: 0, duration_s: 0 }]).rows[0].width, 0);
+  const told = oneAfterTheOther([{ name: "a", seconds: 1 }, { name: "b", seconds: 2 }]);
+  assert.deepEqual(told.map((one) => one.started_s), [0, 1]);
+});
+
+test("time saved counts what was measured, and nothing else", () => {
+  const warm = (seconds, cold_boot_s) => ({ data: { boot_method: "warm", seconds, cold_boot_s } });
+  assert.equal(saved([warm(1, 30), warm(1, null), warm(5, 3), { data: { boot_method: "cold", seconds: 9, cold_boot_s: 30 } }]), 29);
+  assert.deepEqual(coldReasons({ requested: 1, no_snapshot: 3 }), [["no_snapshot", 3], ["requested", 1]]);
+});
+
+test("snapshots hang below what they lie on", () => {
+  const one = (id, more) => ({ id, runtime_image_id: "i", parent_id: null, version: 0, created_at: id, depth: "runtime", metadata: {}, ...more });
+  const snapshots = [one("a", { version: 1 }), one("b", { version: 2 }), one("c", { parent_id: "a" }), one("d", { parent_id: "gone" }), one("e", { parent_id: "e" })];
+  const [{ below }] = tree([{ id: "i" }], snapshots);
+  assert.deepEqual(below.map((node) => [node.snapshot.id, node.below.map((child) => child.snapshot.id)]),
+    [["b", []], ["a", ["c"]], ["e", []], ["d", []]]);
+  assert.deepEqual(tree([{ id: "other" }], snapshots)[0].below, []);
+  assert.equal(snapshotTitle(one("a", { version: 3 })), "version 3");
+  assert.equal(snapshotTitle(one("a", { depth: "image", metadata: { image: "redis:7" } })), "image redis:7");
+  assert.equal(snapshotTitle(one("a", { depth: "engine", name: "base" })), "engine base");
+});
+
+test("metrics are read with and without labels", () => {
+  const found = gauges('# HELP a b\na 1.5\nb{state="running"} 2.0\nb{state="it } is"} 1e3\n\nnonsense\n');
+  assert.deepEqual(found, { a: { "": 1.5 }, b: { 'state="running"': 2, 'state="it } is"': 1000 } });
+});
+
+test("server-sent events are read in pieces of any length", () => {
+  const text = ': connected\n\nid: 7\nevent: container.booted\ndata: {"a":\ndata: 1}\n\n: keep-alive\r\n\r\nid: 8\r\ndata: x\r\n\r\n';
+  const whole = [{ id: "7", event: "container.booted", data: '{"a":\n1}' }, { id: "8", data: "x" }];
+  for (let length = 1; length <= text.length; length += 1) {
+    const read = eventReader();
+    const events = [];
+    for (let from = 0; from < text.length; from += length) events.push(...read(text.slice(from, from + length)));
+    assert.deepEqual(events, whole, `in pieces of ${length}`);
+  }
+});
+
+test("the newest event is found without reading them all", async () => {
+  for (const [oldest, newest] of [[0, 0], [1, 1], [1, 2], [1, 1024], [1, 1025], [1, 5000], [90_000, 99_999], [7, 7]]) {
+    let asked = 0;
+    const found = await newestId(async (after) => {
+      asked += 1;
+      if (!newest || after >= newest) return null;
+      return Math.max(after + 1, oldest);
+    });
+    assert.equal(found, newest);
+    assert.ok(asked < 40, `${asked} requests for ${oldest} to ${newest}`);
+  }
+});
+
+test("events are kept once, in order, and so many", () => {
+  const one = (id) => ({ id, kind: "container.failed", subject_id: "6594bbba", data: { error: { code: "disk-full" } } });
+  assert.deepEqual(merged([one(1), one(2)], [one(2), one(4), one(3)], 3).map(({ id }) => id), [2, 3, 4]);
+  assert.ok(matches(one(1), "container. DISK-full"));
+  assert.ok(matches(one(1), "  "));
+  assert.ok(!matches(one(1), "container worker"));
+});
