@@ -8,7 +8,7 @@ const { coldReasons, oneAfterTheOther, saved, waterfall } = await at("boots");
 const { snapshotTitle, tree } = await at("registry");
 const { gauges } = await at("metrics");
 const { eventReader } = await at("sse");
-const { matches, merged, newestId } = await at("journal");
+const { brief, matches, merged, newestId } = await at("journal");
 
 const NOW = Date.parse("2026-01-24T12:00:00Z");
 const MINUTES_AGO = "2026-01-24T11:57:00Z";
@@ -109,6 +109,8 @@ test("the newest event is found without reading them all", async () => {
 test("events are kept once, in order, and so many", () => {
   const one = (id) => ({ id, kind: "container.failed", subject_id: "6594bbba", data: { error: { code: "disk-full" } } });
   assert.deepEqual(merged([one(1), one(2)], [one(2), one(4), one(3)], 3).map(({ id }) => id), [2, 3, 4]);
+  const told = { boot_method: "warm", reason: null, seconds: 0.4, shape: [2, 768], stages: [{}], error: { code: "x" } };
+  assert.equal(brief(told), "boot_method=warm seconds=0.4 shape=[2,768]");
   assert.ok(matches(one(1), "container. DISK-full"));
   assert.ok(matches(one(1), "  "));
   assert.ok(!matches(one(1), "container worker"));

@@ -24,6 +24,14 @@ export function merged(before, came, most) {
   return [...byId.values()].sort((a, b) => a.id - b.id).slice(-most);
 }
 
+/** What an event tells beside its error, briefly: `boot_method=warm seconds=0.4`. Stages are left to the picture. */
+export function brief(data) {
+  return Object.entries(data)
+    .filter(([name, value]) => !["error", "stages"].includes(name) && value !== null && value !== "")
+    .map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .join(" ");
+}
+
 /** Whether all words of `wanted` are in what the event tells. */
 export function matches(event, wanted) {
   const words = wanted.toLowerCase().split(/\s+/).filter(Boolean);

@@ -10,7 +10,7 @@ export function Waterfall({ stages, title = "Stages" }) {
     <caption>${title}: ${seconds(whole_s)} in all</caption>
     <tbody>
       ${rows.map(
-        (row) => html`<tr key=${row.name}>
+        (row, index) => html`<tr key=${index}>
           <th scope="row">${row.name}</th>
           <td class="track">
             <div class="stage" style=${{ marginLeft: `${row.left}%`, width: `${row.width}%` }}></div>

@@ -2,7 +2,7 @@
 import { get } from "../api.js";
 import { html, useEffect, useState } from "../dom.js";
 import { connection, onEvent } from "../events.js";
-import { matches, merged, newestId } from "../journal.js";
+import { brief, matches, merged, newestId } from "../journal.js";
 import { useLive } from "../live.js";
 import { Loading, Told } from "../parts.js";
 import { link, place, search } from "../router.js";
@@ -64,12 +64,12 @@ export function Events() {
 function Row({ one }) {
   const to = PAGES[one.kind.split(".")[0]];
   const name = one.subject_id.slice(0, 8);
-  const { error, ...rest } = one.data;
-  const told = JSON.stringify(rest);
+  const { error } = one.data;
+  const told = brief(one.data);
   return html`<tr>
     <td data-name="Time"><time datetime=${one.at} title=${one.at}>${new Date(one.at).toLocaleTimeString()}</time></td>
     <td data-name="Kind">${one.kind}</td>
     <td data-name="Of">${to ? html`<a href=${link(to, one.subject_id)}>${name}</a>` : name}</td>
-    <td data-name="What">${error && html`<${Told} problem=${error} />`}${told !== "{}" && html`<code class="data">${told}</code>`}</td>
+    <td data-name="What">${error && html`<${Told} problem=${error} />`}${told && html`<code class="data">${told}</code>`}</td>
   </tr>`;
 }
