@@ -43,7 +43,7 @@ async def measure(progress: Progress) -> dict[str, float]:
         "MANAGER_AUTO_REBUILD": "false",
         "MANAGER_INTEGRITY_EVERY_H": "0",
         "MANAGER_COMPRESS_AFTER_H": "0",  # the bench does it itself
-        "MANAGER_STANDBY_VMS": "0",  # each boot is to do all of its work
+        "MANAGER_POOL_MAX_VMS": "0",  # each boot is to do all of its work
     }
     async with (
         manager(

@@ -25,9 +25,9 @@ async def measure(progress: Progress) -> dict[str, float]:
     """The figures of booting and memory."""
     image = await build_image(progress)
     samples = Samples()
-    async with _bench(progress, samples, image, standby="0") as bench:
+    async with _bench(progress, samples, image, pool="0") as bench:
         await bench.restores()
-    async with _bench(progress, samples, image, standby="4") as bench:
+    async with _bench(progress, samples, image, pool="4") as bench:
         await bench.boots()
         await bench.containers()
         await bench.four()
@@ -36,10 +36,10 @@ async def measure(progress: Progress) -> dict[str, float]:
 
 @contextlib.asynccontextmanager
 async def _bench(
-    progress: Progress, samples: Samples, image: Path, standby: str
+    progress: Progress, samples: Samples, image: Path, pool: str
 ) -> AsyncIterator[_Bench]:
     """A place with everything touched once."""
-    async with place(progress, image, standby) as at:
+    async with place(progress, image, pool) as at:
         bench = _Bench(progress, samples, at)
         await bench.prepare()
         try:

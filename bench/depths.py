@@ -36,7 +36,7 @@ async def measure(progress: Progress) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="wb-bench-") as folder:
         archive = Path(folder) / "hello.tar"
         write_hello_image(archive)
-        async with registry(Path(folder)) as port, place(progress, image, standby="0") as at:
+        async with registry(Path(folder)) as port, place(progress, image, pool="0") as at:
             await at.prepare()
             await push(Image.of(archive.read_bytes()), port, "bench/hello", "1")
             bench = _Bench(progress, samples, at, f"localhost:{port}/bench/hello:1")

@@ -46,7 +46,7 @@ _PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"
 async def measure(progress: Progress) -> dict[str, float]:
     """``engine.…``"""
     image, samples = await build_image(progress), Samples()
-    async with place(progress, image, standby="0") as at:
+    async with place(progress, image, pool="0") as at:
         bench = _Bench(progress, samples, at)
         await at.prepare()
         await bench.ready("engine.ready_s", "engine.ready_floor_s")
@@ -55,7 +55,7 @@ async def measure(progress: Progress) -> dict[str, float]:
             for part in (bench.requests, bench.runs, bench.streams):
                 await part(engine)
                 progress.keep(samples.figures(_RATIOS))
-    async with place(progress, image, standby="1") as at:
+    async with place(progress, image, pool="1") as at:
         bench = _Bench(progress, samples, at)
         await at.prepare()
         await bench.ready("engine.pooled_s", "engine.pooled_floor_s")

@@ -39,7 +39,7 @@ _RATIOS = {
 async def measure(progress: Progress) -> dict[str, float]:
     """``folder.…``"""
     samples = Samples()
-    async with place(progress, await build_image(progress), standby="0") as at:
+    async with place(progress, await build_image(progress), pool="0") as at:
         await at.prepare()
         folder = at.manager.storage.parent / "bench-folder"
         shutil.rmtree(folder, ignore_errors=True)

@@ -41,7 +41,7 @@ _FILL = ("redis-cli", "debug", "populate", str(KEYS), "key", str(VALUE_BYTES))
 async def measure(progress: Progress) -> dict[str, float]:
     """``fork.…``"""
     image, samples = await build_image(progress), Samples()
-    async with place(progress, image, standby="0") as at:
+    async with place(progress, image, pool="0") as at:
         await at.prepare()
         bench = _Bench(progress, samples, at)
         idling = at.client.engines.running(name=_name(), owner_uid=0)

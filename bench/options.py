@@ -27,7 +27,7 @@ CONTAINER = "bench-run"
 async def measure(progress: Progress) -> dict[str, float]:
     """``run.…``"""
     samples = Samples()
-    async with place(progress, await build_image(progress), standby="0") as at:
+    async with place(progress, await build_image(progress), pool="0") as at:
         await at.prepare()
         write_hello_image(at.manager.storage / "hello.tar")
         progress.tell("everything is touched once")

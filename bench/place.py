@@ -33,16 +33,17 @@ async def build_image(progress: Progress) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def place(progress: Progress, image: Path, standby: str) -> AsyncIterator[Place]:
-    """A manager with ``standby`` VMs that stand by, and a snapshot of ``image``."""
+async def place(progress: Progress, image: Path, pool: str) -> AsyncIterator[Place]:
+    """A manager with ``pool`` VMs in its warm pool, and a snapshot of ``image``."""
     state = state_root()
     # Its sockets are in its own folder: no two managers share them.
     settings = {
         "MANAGER_AUTO_REBUILD": "false",
-        "MANAGER_STANDBY_VMS": standby,
+        "MANAGER_POOL_MIN_VMS": pool,
+        "MANAGER_POOL_MAX_VMS": pool,
         "MANAGER_SOCKET": str(state / "bench" / "m.sock"),
     }
-    progress.tell(f"starting a manager and filling its warm pool of {standby}")
+    progress.tell(f"starting a manager and filling its warm pool of {pool}")
     async with (
         manager(
             state / "bench", prefix="wbbench", subnet="198.19.176.0/20", settings=settings
@@ -86,17 +87,17 @@ class Place:
         self._snapshot = Path(fresh[0].snapshot_path)
 
     async def at_rest(self) -> None:
-        """As many VMs stand by as shall, so none is made ready beside what is measured."""
+        """The warm pool has what it should, so none is made ready beside what is measured."""
         deadline = time.monotonic() + POOL_TIMEOUT_S
         while True:
-            info = await self.client.system.info()
-            there, wanted = info["standby_vms"], info["standby_vms_most"]
+            kept = (await self.client.system.info())["warm_pool"]
+            there, wanted = kept["ready"], kept["size"]
             if there == wanted:
                 return
             if time.monotonic() > deadline:
                 raise Failed(
-                    f"{there} of {wanted} VMs stand by after {POOL_TIMEOUT_S:g} s: they are made "
-                    "ready when nothing else runs, and this machine has other work "
+                    f"{there} of {wanted} VMs are in the warm pool after {POOL_TIMEOUT_S:g} s: "
+                    "they are made ready when nothing else runs, and this machine has other work "
                     f"(load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs)"
                 )
             await asyncio.sleep(0.1)  # nobody is told

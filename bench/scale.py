@@ -103,7 +103,7 @@ async def _running(storage: Path) -> AsyncIterator[tuple[Manager, Client]]:
     settings = {
         "MANAGER_HYPERVISOR": "simulated",
         "MANAGER_AUTO_REBUILD": "false",
-        "MANAGER_STANDBY_VMS": "0",
+        "MANAGER_POOL_MAX_VMS": "0",
         "MANAGER_SOCKET": str(storage / "m.sock"),
     }
     async with (

@@ -182,7 +182,7 @@ async def _ready_snapshot(state: Path) -> tuple[Path, Path]:
             state / "bench",
             prefix="wbbench",
             subnet="198.19.176.0/20",
-            settings={"MANAGER_STANDBY_VMS": "0", "MANAGER_COMPRESS_AFTER_H": "0"},
+            settings={"MANAGER_POOL_MAX_VMS": "0", "MANAGER_COMPRESS_AFTER_H": "0"},
         ) as running,
         Client(running.url) as client,
     ):

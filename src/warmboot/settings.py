@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     image_budget_mib: int = Field(16_384, ge=0)
     max_forks: int = Field(64, ge=1, le=MAX_FORKS)
     snapshot_wait_s: float = Field(60.0, ge=0)
+    pool_min_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
+    pool_max_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
+    pool_window_s: float = Field(600.0, gt=0, allow_inf_nan=False)
+    pool_memory_percent: int = Field(25, ge=1, le=90)
     standby_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     warm_boot_timeout_s: float = Field(30.0, gt=0)
     cold_boot_timeout_s: float = Field(300.0, gt=0)
@@ -175,6 +179,32 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pool(self) -> Self:
+        given = (self.pool_min_vms, self.pool_max_vms)
+        least, most = given
+        if self.standby_vms != "auto" and given != ("auto", "auto"):
+            raise InvalidRequest(
+                "MANAGER_STANDBY_VMS is the earlier name of MANAGER_POOL_MIN_VMS and "
+                "MANAGER_POOL_MAX_VMS, and cannot be set beside them",
+                resolution="unset MANAGER_STANDBY_VMS",
+            )
+        if least != "auto" and most != "auto" and least > most:
+            raise InvalidRequest(
+                f"MANAGER_POOL_MIN_VMS is {least}, and MANAGER_POOL_MAX_VMS is {most}",
+                details="the warm pool cannot be kept at more VMs than it may have",
+                resolution=f"set MANAGER_POOL_MAX_VMS to {least} or more, or the other to {most} "
+                "or less",
+            )
+        return self
+
+    @property
+    def pool_bounds(self) -> tuple[int | Literal["auto"], int | Literal["auto"]]:
+        """The least and the most VMs of the warm pool, under whichever name they were given."""
+        if self.standby_vms != "auto":
+            return self.standby_vms, self.standby_vms
+        return self.pool_min_vms, self.pool_max_vms
+
     @property
     def default_shape(self) -> Shape:
         return Shape(self.default_vcpus, self.default_memory_mib)
@@ -262,6 +292,15 @@ def _within(ge: float | None = None, gt: float | None = None, le: float | None =
 def _either(words: Sequence[str]) -> str:
     *others, last = words
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def earlier_names(environment: Iterable[str]) -> Iterator[str]:
+    """What is a setting still, and has another name now: a sentence each."""
+    if "MANAGER_STANDBY_VMS" in environment:
+        yield (
+            "MANAGER_STANDBY_VMS is an earlier name, and keeps the warm pool at one size: set "
+            "MANAGER_POOL_MIN_VMS and MANAGER_POOL_MAX_VMS instead"
+        )
 
 
 def not_settings(environment: Iterable[str]) -> Iterator[str]:

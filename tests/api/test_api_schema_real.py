@@ -128,7 +128,8 @@ async def _world() -> AsyncIterator[World]:
             tokens=TOKEN,
             docker_host=f"unix://{place.root}/no-engine.sock",
             max_runtime_snapshots=5,
-            standby_vms=0,
+            pool_min_vms=0,
+            pool_max_vms=0,
         )
         async with served(made) as site:
             yield World(site)

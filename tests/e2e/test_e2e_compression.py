@@ -31,7 +31,7 @@ async def compressing(site: Site) -> AsyncIterator[Site]:
     """The shared site; no VM of it was restored before somebody asked."""
     await site.remove_containers()
     settings = dict(site.settings)
-    off = ("STANDBY_VMS", "UNPACK_AFTER_BOOTS", "COMPRESS_AFTER_H")
+    off = ("POOL_MAX_VMS", "UNPACK_AFTER_BOOTS", "COMPRESS_AFTER_H")
     site.settings.update(
         {f"MANAGER_{name}": "0" for name in off} | {"MANAGER_AUTO_REBUILD": "false"}
     )

@@ -24,7 +24,7 @@ from warmboot.model.runtime_snapshot import (
 
 @pytest.fixture(scope="module")
 async def spare(site: Site) -> AsyncIterator[UUID]:
-    """A second version, to be damaged; meanwhile the shared one only stands by."""
+    """A second version, to be damaged; meanwhile the shared one only waits."""
     async with site.store() as store:
         (shared,) = await store.snapshots.list()
         copy = await add_copy(site, shared)

@@ -1,4 +1,4 @@
-"""A VM that stood by becomes a container's own, as any other."""
+"""A VM of the warm pool becomes a container's own, as any other."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from warmboot.client import Client
 
 TIMEOUT_S = 420.0
 """They are made ready at a low priority: on a busy machine at the second try."""
-WITH_TWO = {"MANAGER_STANDBY_VMS": "2"}
+WITH_TWO = {"MANAGER_POOL_MIN_VMS": "2", "MANAGER_POOL_MAX_VMS": "2"}
 
 
 async def two_are_ready(client: Client) -> None:
     async def look() -> bool:  # nobody is told when one has been made ready
-        return bool((await client.system.info())["standby_vms"] == 2)
+        return bool((await client.system.info())["warm_pool"]["ready"] == 2)
 
-    await eventually(look, "two VMs stand by", TIMEOUT_S)
+    await eventually(look, "two VMs are in the pool", TIMEOUT_S)
 
 
-async def test_vms_that_stood_by_are_used_and_are_nobodys_before(
+async def test_vms_of_the_pool_are_used_and_are_nobodys_before(
     site: Site, archive: Archive
 ) -> None:
     await site.stop()

@@ -21,7 +21,7 @@ async def test_all_have_their_docker_before_the_first_gets_its_image(
 ) -> None:
     admission = partial(BootAdmission, wait_timeout_s=A_LONG_TIME_S)
     monkeypatch.setattr(service, "BootAdmission", lambda _: admission(2))
-    async with place.manager(standby_vms=0) as manager:
+    async with place.manager(pool_min_vms=0, pool_max_vms=0) as manager:
         await manager.snapshot()
         names = [f"web{number}" for number in range(4)]
         await asyncio.gather(*(manager.create(name) for name in names))

@@ -76,11 +76,11 @@ async def test_one_that_no_snapshot_serves_boots_cold_and_says_why(place: Lab) -
 
 
 async def test_a_prepared_vm_serves_an_engine_too(place: Lab) -> None:
-    async with place.manager(standby_vms=1) as m:
+    async with place.manager(pool_min_vms=1, pool_max_vms=1) as m:
         await m.snapshot()
 
         async def prepared() -> bool:
-            return (await m.services.system.info()).standby_vms == 1
+            return (await m.services.system.info()).warm_pool.ready == 1
 
         # It is prepared at a low priority: on a busy machine at the second try.
         await eventually(prepared, "a VM is prepared", 4 * TIMEOUT_S)

@@ -30,11 +30,11 @@ async def test_a_vm_that_could_use_more_than_is_free_is_refused(
     place: Lab, monkeypatch: pytest.MonkeyPatch, asked_for: Create
 ) -> None:
     monkeypatch.setattr(process, "_give_way", lambda _: None)  # or it has what others leave
-    async with place.manager(standby_vms=1) as m:
+    async with place.manager(pool_min_vms=1, pool_max_vms=1) as m:
         await m.snapshot()
 
         async def prepared() -> bool:
-            return (await m.services.system.info()).standby_vms == 1
+            return (await m.services.system.info()).warm_pool.ready == 1
 
         await m.until(prepared, "a VM is prepared")
         monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 250)
@@ -42,11 +42,35 @@ async def test_a_vm_that_could_use_more_than_is_free_is_refused(
             with pytest.raises(MemoryFull, match="are not free on this host") as refused:
                 await asked_for(m, shape)
             assert "250 MiB are" in refused.value.details
-            assert "1 VMs run on it, 1 of them prepared" in refused.value.details
+            assert "0 VMs run on it, and the warm pool has given way" in refused.value.details
         assert not await engines_of(m).list()
         assert not await m.services.containers.list()
         monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 300)
         await asked_for(m, Shape(1, 300))
+
+
+@pytest.mark.parametrize("asked_for", [an_engine, a_container])
+async def test_the_warm_pool_gives_way_to_it(
+    place: Lab, monkeypatch: pytest.MonkeyPatch, asked_for: Create
+) -> None:
+    monkeypatch.setattr(process, "_give_way", lambda _: None)
+
+    def free_mib(agent: HostAgent) -> int:
+        """The VM of the pool has 1,800 MiB: as much as it may have."""
+        return 3_000 if agent.vms.handles() else 4_800
+
+    monkeypatch.setattr(HostAgent, "free_memory_mib", free_mib)
+    async with place.manager(pool_min_vms=1, pool_max_vms=1) as m:
+        await m.snapshot()
+
+        async def prepared() -> bool:
+            return (await m.services.system.info()).warm_pool.ready == 1
+
+        await m.until(prepared, "a VM is prepared")
+        assert m.host.vms.handles()
+        await asked_for(m, Shape(1, 4_000))
+        pool = (await m.services.system.info()).warm_pool
+        assert (pool.ready, pool.evicted) == (0, 1)
 
 
 async def test_a_stopped_engine_waits_for_memory_and_keeps_its_state(

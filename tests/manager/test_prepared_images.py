@@ -10,6 +10,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.prepared_labs import prepare
 
+from warmboot.hypervisors import process
 from warmboot.images.warm_up_image import WARM_UP_TAG
 from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.build_image_snapshot import BuildImageSnapshot
@@ -73,6 +74,27 @@ async def test_a_container_starts_where_its_image_is_already(
     assert "pull" in [stage.name for stage in other.stages]
     with pytest.raises(InUse, match="is in use"):
         await manager.snapshots.delete(snapshot.id)
+
+
+async def test_the_warm_pool_has_vms_of_it_by_demand(
+    snapshot: RuntimeSnapshot, place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_give_way", lambda _: None)
+    async with place.manager(pool_min_vms=0, pool_max_vms=2) as m:
+        made = await prepared(m)
+        assert (await m.run("one")).runtime_snapshot_id == made.id
+
+        async def look() -> bool:
+            kept = (await m.services.system.info()).warm_pool.snapshots
+            return [(one.image, one.ready) for one in kept] == [("busybox:latest", 1)]
+
+        await m.until(look, "one with the image is in the pool")
+        before = {folder.name for folder in m.host.vms.root.iterdir()}
+        container = await m.run("two")
+        assert (container.state, container.boot_method) == (ContainerState.RUNNING, BootMethod.WARM)
+        assert container.runtime_snapshot_id == made.id
+        assert container.vm_id in before
+        assert "pull" not in [stage.name for stage in container.stages]
 
 
 async def test_what_goes_wrong_with_it_is_told_and_the_runtime_snapshot_is_taken(

@@ -156,7 +156,7 @@ async def test_a_build_that_the_old_version_had_begun_is_made_with_the_new_agent
 
 async def test_no_vm_is_in_the_pool_that_is_not_understood(place: Lab) -> None:
     await before_the_upgrade(place)
-    async with place.manager(auto_rebuild=False, standby_vms=1) as manager:
+    async with place.manager(auto_rebuild=False, pool_min_vms=1, pool_max_vms=1) as manager:
         await manager.run(boot=BootPolicy.COLD)
         await manager.containers.delete("web", force=True)
         assert vmm_pids(place.storage) == []

@@ -97,9 +97,9 @@ async def warm_pool(manager: Manager, store: FailingStore) -> None:
     await manager.snapshot()
 
     async def filled() -> bool:
-        return (await manager.services.system.info()).standby_vms == 1
+        return (await manager.services.system.info()).warm_pool.ready == 1
 
-    await eventually(filled, "a VM stands by")
+    await eventually(filled, "a VM is in the pool")
 
 
 async def bring_up(manager: Manager, store: FailingStore) -> None:
@@ -327,7 +327,7 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
         reconcile_snapshots_,
         {"rebuild_pause_s": 0.05},
     ),
-    Work.WARM_POOL: ("warm-pool", warm_pool, {"standby_vms": 1}),
+    Work.WARM_POOL: ("warm-pool", warm_pool, {"pool_min_vms": 1, "pool_max_vms": 1}),
     Work.EXPIRE_RECORDS: ("forget-old", rounds, {}),
     Work.PUT_AWAY_EXITED: ("put-away-exited", rounds, {"park_exited_after_s": 0.2}),
     Work.BRING_UP: ("bring-up", bring_up, {}),

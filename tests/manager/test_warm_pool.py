@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from tests.support.impatient import impatient_with_docker
@@ -17,6 +19,7 @@ from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
 from warmboot.hypervisors import process
 from warmboot.manager.protocols import Until
+from warmboot.manager.vms import warm_pool
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import DISK_FILE
 from warmboot.model.tenants.boot import BootMethod, FallbackReason
@@ -32,7 +35,7 @@ def at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def waiting(place: Lab) -> AsyncIterator[Manager]:
     """A manager with a ready snapshot, for which two VMs are in the pool."""
-    async with place.manager(standby_vms=2) as manager:
+    async with place.manager(pool_min_vms=2, pool_max_vms=2) as manager:
         await manager.snapshot()
         await pooled(manager, 2)
         yield manager
@@ -40,7 +43,7 @@ async def waiting(place: Lab) -> AsyncIterator[Manager]:
 
 async def pooled(manager: Manager, count: int) -> None:
     async def look() -> bool | None:
-        return (await manager.services.system.info()).standby_vms == count or None
+        return (await manager.services.system.info()).warm_pool.ready == count or None
 
     await manager.until(look, f"{count} VMs are in the pool")
 
@@ -104,7 +107,7 @@ async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> Non
 async def test_one_that_does_not_answer_falls_back_and_goes(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with place.manager(standby_vms=1) as manager:
+    async with place.manager(pool_min_vms=1, pool_max_vms=1) as manager:
         await manager.snapshot()
         await pooled(manager, 1)
         (folder,) = vm_folders(manager)
@@ -120,7 +123,7 @@ async def test_one_that_does_not_answer_falls_back_and_goes(
 async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with place.manager(standby_vms=1, warm_boot_timeout_s=12) as manager:
+    async with place.manager(pool_min_vms=1, pool_max_vms=1, warm_boot_timeout_s=12) as manager:
         await manager.snapshot()
         await pooled(manager, 1)
         place.set(docker_never_ready="restore")
@@ -141,7 +144,7 @@ async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
 async def test_a_mistake_while_one_is_made_does_not_end_the_making(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with place.manager(standby_vms=1) as manager:
+    async with place.manager(pool_min_vms=1, pool_max_vms=1) as manager:
 
         async def mistaken(*_: object) -> None:
             made.set()
@@ -157,6 +160,54 @@ async def test_a_mistake_while_one_is_made_does_not_end_the_making(
         await manager.containers.delete("web", force=True)
 
 
+async def test_one_that_is_being_made_gives_way_too(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager(pool_max_vms=1) as manager:
+        begun = asyncio.Event()
+
+        async def hanging(*_: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(manager.host.vms, "prewarm", hanging)
+        await manager.snapshot()
+        await begun.wait()
+        (folder,) = vm_folders(manager)
+        await manager.host.have_free(1 << 30)
+        assert folder not in vm_folders(manager)
+        pool = (await manager.services.system.info()).warm_pool
+        assert (pool.ready, pool.evicted) == (0, 1)
+        assert begun.is_set()
+        begun.clear()
+        await manager.run()
+        await manager.containers.delete("web", force=True)
+        assert not begun.is_set(), "it does not grow at once after that"
+
+
+async def test_it_grows_with_the_demand_and_tells_so(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_s)
+    monkeypatch.setattr(warm_pool, "time", clock)
+    monkeypatch.setattr(warm_pool, "LOOK_AGAIN_S", 0.05)
+    async with place.manager(pool_min_vms=0, pool_max_vms=2) as manager:
+        snapshot = await manager.snapshot()
+        assert (await manager.services.system.info()).warm_pool.size == 0
+        await manager.run("one")
+        await pooled(manager, 1)
+        await asyncio.gather(manager.run("two"), manager.run("three"))
+        await pooled(manager, 2)
+        pool = (await manager.services.system.info()).warm_pool
+        assert (pool.size, pool.min, pool.max, pool.memory_short) == (2, 0, 2, False)
+        assert (pool.hits, pool.misses) == (1, 2)
+        (kept,) = pool.snapshots
+        assert (kept.snapshot_id, kept.ready, kept.size, kept.boots) == (snapshot.id, 2, 2, 3)
+        late_s = 601.0
+        await pooled(manager, 0)
+
+
 async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
     (snapshot,) = await waiting.snapshots.list()
     await waiting.snapshots.delete(snapshot.id)
@@ -169,7 +220,7 @@ async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
 
 
 async def test_they_go_when_the_manager_stops(place: Lab) -> None:
-    async with place.manager(standby_vms=1) as manager:
+    async with place.manager(pool_min_vms=1, pool_max_vms=1) as manager:
         await manager.snapshot()
         await pooled(manager, 1)
     assert vmm_pids(place.storage) == []
@@ -177,7 +228,7 @@ async def test_they_go_when_the_manager_stops(place: Lab) -> None:
 
 
 async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
-    async with place.manager(standby_vms=0) as manager:
+    async with place.manager(pool_min_vms=0, pool_max_vms=0) as manager:
         snapshot = await manager.snapshot()
         image, path = await manager.image(), snapshot.snapshot_path
         spec = await manager.host.vms.make(
@@ -186,6 +237,6 @@ async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
         await manager.host.vms.prewarm(spec, path)  # as one that is in no table
         (left,) = vmm_pids(place.storage)
     assert left in vmm_pids(place.storage)
-    async with place.manager(standby_vms=0):
+    async with place.manager(pool_min_vms=0, pool_max_vms=0):
         assert vmm_pids(place.storage) == []
         assert list((place.storage / "vms").iterdir()) == []

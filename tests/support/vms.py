@@ -163,7 +163,7 @@ class Site:
             "MANAGER_NETWORK_PREFIX": self.prefix,
             "MANAGER_NETWORK_SUBNET": self.subnet,
             # What a test looks at is what it made; those that look at these ask for them.
-            "MANAGER_STANDBY_VMS": "0",
+            "MANAGER_POOL_MAX_VMS": "0",
             "MANAGER_IMAGE_DEMAND_STARTS": "0",
             **self.settings,
             **(settings or {}),

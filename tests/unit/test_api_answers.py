@@ -27,7 +27,7 @@ from warmboot.model.errors import VmUnresponsive
 from warmboot.model.garbage import Collection, Garbage, Kind, Why
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
-from warmboot.model.runtime_snapshot import BootStats, RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import BootStats, Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit, FitKind
 from warmboot.model.tenants.boot import (
@@ -38,7 +38,15 @@ from warmboot.model.tenants.boot import (
     StageStep,
     StageTiming,
 )
-from warmboot.model.usage import BootSummary, OwnedVm, StorageUsage, Usage, VmUsage
+from warmboot.model.usage import (
+    BootSummary,
+    OwnedVm,
+    PooledSnapshot,
+    PoolStatus,
+    StorageUsage,
+    Usage,
+    VmUsage,
+)
 from warmboot.model.worker import Mount, Worker, WorkerPolicy, WorkerSpec, WorkerState
 
 NOON = datetime(2026, 1, 24, 12, tzinfo=UTC)
@@ -172,6 +180,7 @@ def test_of_a_snapshot_its_boots_and_whether_it_is_usable_are_told() -> None:
 
 def test_of_the_host_events_garbage_and_use_all_is_told() -> None:
     check = Check("kvm", False, "no /dev/kvm")
+    pooled = PooledSnapshot(UUID(int=1), Depth.IMAGE, "redis:7", 1, 2, 5)
     info = HostInfo(
         version="1",
         hypervisor="qemu",
@@ -179,11 +188,13 @@ def test_of_the_host_events_garbage_and_use_all_is_told() -> None:
         accelerator="tcg",
         storage_root=Path("/srv"),
         default_shape=SHAPE,
-        standby_vms=1,
-        standby_vms_most=2,
+        warm_pool=PoolStatus(ready=1, size=2, min=1, max=8, snapshots=(pooled,)),
         checks=(check,),
     )
-    assert told(HostInfoOut.of(info))["checks"][0]["summary"] == "no /dev/kvm"
+    answer = told(HostInfoOut.of(info))
+    assert answer["checks"][0]["summary"] == "no /dev/kvm"
+    assert (answer["standby_vms"], answer["standby_vms_most"]) == (1, 2), "by their earlier names"
+    assert answer["warm_pool"]["snapshots"][0]["image"] == "redis:7"
     event = Event(id=7, at=NOON, kind="x", subject_id="y", data={"n": [1, None]})
     assert told(EventOut.of(event))["data"] == {"n": [1, None]}
     gone = Garbage(Kind.CACHE, "mem", Why.ORPHAN, 5, Path("/cache/mem"))

@@ -155,7 +155,7 @@ def test_versions_of_other_shapes_do_not_take_part() -> None:
     small, large = version(1, 0), version(2, 1000, LARGE)
     for draw in (0.0, 0.9):
         choice = choose_snapshot(ready([small, large]), None, SHAPE, HERE, draw)
-        assert choice == Use(small), "the default shape, though its only version stands by"
+        assert choice == Use(small), "the default shape, though its only version has no weight"
         assert choose_snapshot(ready([small, large]), LARGE, SHAPE, HERE, draw) == Use(large)
 
 

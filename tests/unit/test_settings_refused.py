@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from warmboot.model.errors import InvalidRequest
-from warmboot.settings import Settings, read_settings
+from warmboot.settings import Settings, earlier_names, read_settings
 
 VALIDATORS_WORDS = ("Input", "String should", "Value error", "pydantic", "parse", "pattern", "^")
 
@@ -32,6 +32,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> InvalidRe
         ),
         ("STANDBY_VMS", "many", "'auto' or a whole number from 0 to 64"),
         ("STANDBY_VMS", "65", "'auto' or a whole number from 0 to 64"),
+        ("POOL_MIN_VMS", "-1", "'auto' or a whole number from 0 to 64"),
+        ("POOL_MAX_VMS", "most", "'auto' or a whole number from 0 to 64"),
+        ("POOL_MEMORY_PERCENT", "100", "a whole number from 1 to 90"),
         ("AUTO_SNAPSHOT", "maybe", "true or false"),
         ("GC_EVERY_H", "-1", "a number of 0 or more"),
         ("GC_EVERY_H", "inf", "a number of 0 or more"),
@@ -55,6 +58,40 @@ def test_an_engine_elsewhere_is_refused_with_the_reason(monkeypatch: pytest.Monk
         "MANAGER_DOCKER_HOST is 'tcp://x'; it must be a Unix socket of this machine, as "
         "unix:///path/to/docker.sock: checkpoints lie in that engine's own folders"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"POOL_MIN_VMS": "5", "POOL_MAX_VMS": "4"}, "MANAGER_POOL_MIN_VMS is 5, and MANAGER_POOL"),
+        ({"POOL_MIN_VMS": "1", "POOL_MAX_VMS": "0"}, "MANAGER_POOL_MAX_VMS is 0"),
+        ({"STANDBY_VMS": "1", "POOL_MAX_VMS": "4"}, "cannot be set beside them"),
+        ({"STANDBY_VMS": "1", "POOL_MIN_VMS": "1"}, "cannot be set beside them"),
+    ],
+)
+def test_bounds_of_the_pool_that_contradict_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], told: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"MANAGER_{name}", value)
+    with pytest.raises(InvalidRequest) as raised:
+        read_settings()
+    assert told in raised.value.brief
+    assert raised.value.resolution
+
+
+def test_the_earlier_name_of_the_pool_is_both_bounds_and_says_what_replaces_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert read_settings().pool_bounds == ("auto", "auto")
+    monkeypatch.setenv("MANAGER_STANDBY_VMS", "auto")
+    monkeypatch.setenv("MANAGER_POOL_MAX_VMS", "3")
+    assert read_settings().pool_bounds == ("auto", 3)
+    monkeypatch.delenv("MANAGER_POOL_MAX_VMS")
+    monkeypatch.setenv("MANAGER_STANDBY_VMS", "4")
+    assert read_settings().pool_bounds == (4, 4)
+    (told,) = earlier_names({"MANAGER_STANDBY_VMS": "4", "MANAGER_PORT": "1"})
+    assert "set MANAGER_POOL_MIN_VMS and MANAGER_POOL_MAX_VMS instead" in told
 
 
 @pytest.mark.parametrize("tokens", ["a b", "good,s\u00e9cret", "good,a\tb"])

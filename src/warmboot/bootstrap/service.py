@@ -50,7 +50,7 @@ from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.report_repairs import keep_reporting
 from warmboot.manager.system import System
 from warmboot.manager.tenants.park_by_policy import AT_SHUTDOWN_S, UNDOING_S
-from warmboot.settings import Settings, not_settings
+from warmboot.settings import Settings, earlier_names, not_settings
 from warmboot.store import Store
 from warmboot.store.database_lock import lock_database
 
@@ -156,7 +156,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
     garbage = wire_garbage(core, workers)
     checks = wire_image_checks(core, garbage)
     snapshots = wire_snapshots(core, garbage, checks, workers, metrics.failed)
-    vms = wire_vms(core, metrics.failed)
+    vms = wire_vms(core, metrics)
     tenants = wire_tenants(core, checks, snapshots, vms)
     folders = wire_folders(core)
     containers = wire_containers(core, garbage, snapshots, tenants, folders)
@@ -242,7 +242,7 @@ def _services(core: Core, parts: _Parts) -> Services:
 async def serve(settings: Settings) -> None:
     """Run the service until SIGINT or SIGTERM."""
     configure_logging(settings.log_format, settings.log_level)
-    for mistake in not_settings(os.environ):
+    for mistake in (*not_settings(os.environ), *earlier_names(os.environ)):
         log.warning(mistake)
     check_bind(settings.host, settings.tokens)
     # Before anything is touched: who is the second one here is told so at once.

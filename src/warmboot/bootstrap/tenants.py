@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from warmboot.bootstrap.core import Core
 from warmboot.bootstrap.images import ImageChecks
 from warmboot.bootstrap.snapshots import SnapshotParts
-from warmboot.manager.core.background import Failed
 from warmboot.manager.folders.given_folders import shared_folders
 from warmboot.manager.folders.tenant_folders import TenantFolders
+from warmboot.manager.metrics import ManagerMetrics, WarmPoolMetrics
 from warmboot.manager.tenants.boot_tenant import BootTenant
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.tenants.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.vms.warm_pool import WarmPool
+from warmboot.manager.vms.warm_pool import PoolConfig, WarmPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,14 @@ class VmParts:
     boot: BootVm
 
 
-def wire_vms(core: Core, failed: Failed) -> VmParts:
+def wire_vms(core: Core, metrics: ManagerMetrics) -> VmParts:
     settings = core.settings
-    warm_pool = WarmPool(
-        core.store, core.host, core.admission, settings.standby_vms, settings.default_shape, failed
-    )
+    least, most = settings.pool_bounds
+    config = PoolConfig(least, most, settings.pool_window_s, settings.pool_memory_percent)
+    warm_pool = WarmPool(core.store, core.host, core.admission, config, metrics.failed)
     core.events.observe(warm_pool.on_event)
+    core.host.give_way = warm_pool.give_way
+    metrics.registry.register(WarmPoolMetrics(warm_pool.status))
     timeouts = BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s)
     return VmParts(warm_pool, BootVm(core.store, core.host, core.runner, warm_pool, timeouts))
 

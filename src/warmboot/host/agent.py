@@ -16,7 +16,7 @@ says which names it may know beside this module's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from warmboot.host.engine_certificates import EngineCertificates
 from warmboot.host.engine_front import EngineFront
@@ -38,6 +38,13 @@ from warmboot.model.shapes import Capacity, Shape
 from warmboot.model.tenants.container_options import check_platform
 from warmboot.model.vm import VmRecord
 from warmboot.system import usage
+
+GiveWay = Callable[[Callable[[], bool]], Awaitable[None]]
+"""Ends what was made ahead of need until what it is given says that there is enough memory."""
+
+
+async def nobody_gives_way(enough: Callable[[], bool]) -> None:
+    """There is nothing that was made ahead of need."""
 
 
 class HostAgent:
@@ -66,6 +73,7 @@ class HostAgent:
         self.certificates = EngineCertificates(config.root / "engine-certificates")
         self.front = EngineFront(config.run_folder, config.socket_gid)
         self.folders = FolderServers(self.confinement)
+        self.give_way: GiveWay = nobody_gives_way
         self.vms = Vms(config, hypervisor, network, snapshots, self.storage, self.confinement)
 
     async def probe(self) -> Probe:
@@ -87,18 +95,23 @@ class HostAgent:
         if asked is not None:
             self.capacity().check(asked, default)
 
-    def ensure_memory(self, shape: Shape) -> None:
+    async def have_free(self, memory_mib: int) -> int:
+        """The MiB that are free, which may be less than these: only when the warm pool has given
+        way."""
+        await self.give_way(lambda: self.free_memory_mib() >= memory_mib)
+        return self.free_memory_mib()
+
+    async def ensure_memory(self, shape: Shape) -> None:
         """``MemoryFull`` if less is free than a VM of this shape may come to use."""
-        free_mib = self.free_memory_mib()
+        free_mib = await self.have_free(shape.memory_mib)
         if free_mib >= shape.memory_mib:
             return
-        running, prepared = len(self.vms.handles()), self.vms.prepared
+        running = len(self.vms.handles())
         raise MemoryFull(
             f"{shape.memory_mib} MiB of memory are not free on this host",
             details=f"of its {self.capacity().memory_mib} MiB {free_mib} MiB are; {running} VMs "
-            f"run on it, {prepared} of them prepared in the warm pool",
-            resolution="stop containers or engines, ask for less memory (`--memory`), or have "
-            "fewer VMs prepared (MANAGER_STANDBY_VMS)",
+            "run on it, and the warm pool has given way",
+            resolution="stop containers or engines, or ask for less memory (`--memory`)",
         )
 
     async def start(self, records: Sequence[VmRecord], protected: Protected = NOTHING) -> list[str]:

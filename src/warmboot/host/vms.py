@@ -46,7 +46,7 @@ from warmboot.host.vm.kept_output import KeptOutput
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
-from warmboot.host.vm.vm_files import DiskSource, VmFiles, snapshot_disks
+from warmboot.host.vm.vm_files import DiskSource, VmFiles, disks_of
 from warmboot.host.vm.vm_pauses import VmPauses
 from warmboot.host.vm.vm_ports import VmPorts
 from warmboot.hypervisors.base import Hypervisor, Vm
@@ -91,7 +91,7 @@ class Vms(VmPorts):
         self._machines: dict[str, LiveVm] = {}
         self._unresponsive = UnresponsiveVms(hypervisor, config.silent_after_s)
         self.pauses = VmPauses(self._machine)
-        self._standing_by, self._stalled = set[str](), set[str]()
+        self._pooled, self._stalled = set[str](), set[str]()
         self._coming_first: set[asyncio.Task[None]] = set()
         self._protected = NOTHING
 
@@ -158,8 +158,8 @@ class Vms(VmPorts):
     async def restore(self, spec: VmSpec, snapshot: Path, token: str) -> VmHandle:
         """Start a VM from a snapshot folder; it runs on when this returns."""
         frozen_token = moments.read_token(snapshot)
-        if spec.id in self._standing_by:
-            self._standing_by.remove(spec.id)
+        if spec.id in self._pooled:
+            self._pooled.remove(spec.id)
             machine = self._machine(spec.id)
             come_first(machine.vm.handle)
             await machine.link.use_token(token)
@@ -169,7 +169,8 @@ class Vms(VmPorts):
                 return machine.vm.handle
             await self._machines.pop(spec.id).kill()
             # Its throw-away containers have written to it: it is no match for a clean memory.
-            await self._files.renew_disk(spec, snapshot_disks(snapshot))
+            source = disks_of(snapshot, await self._snapshots.check(snapshot))
+            await self._files.renew_disk(spec, source)
         vm = await with_machine(
             self._hypervisor,
             self._snapshots,
@@ -204,11 +205,11 @@ class Vms(VmPorts):
         """
         token = secrets.token_urlsafe(32)
         await self.restore(replace(spec, background=True), snapshot, token)
-        identity = Identity("warmboot-standby", secrets.token_hex(16), token)
+        identity = Identity("warmboot-pooled", secrets.token_hex(16), token)
         await self.claim(spec.id, identity, PREWARM_TIMEOUT_S)
         await self.wait_for_docker(spec.id, PREWARM_TIMEOUT_S)
         await self._machine(spec.id).prewarm()
-        self._standing_by.add(spec.id)
+        self._pooled.add(spec.id)
 
     async def claim(
         self,
@@ -285,11 +286,6 @@ class Vms(VmPorts):
             self._stalled.remove(vm_id)
 
     @property
-    def prepared(self) -> int:
-        """The number of VMs that wait in the warm pool."""
-        return len(self._standing_by)
-
-    @property
     def stalled(self) -> int:
         """How many wait for room in ``resume_stalled``."""
         return len(self._stalled)
@@ -353,7 +349,7 @@ class Vms(VmPorts):
     async def destroy(self, vm_id: str, slot: Slot | None, *, keep_folder: bool = False) -> None:
         """Kill the VM and give everything back. Idempotent; works for a VM that never came up."""
         machine = self._machines.pop(vm_id, None)
-        self._standing_by.discard(vm_id)
+        self._pooled.discard(vm_id)
         folder = self.root / vm_id
         if machine is not None:
             await machine.kill()

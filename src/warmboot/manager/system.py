@@ -47,8 +47,7 @@ class System:
             accelerator=probe.host.accelerator,
             storage_root=self._host.storage.root,
             default_shape=self._default_shape,
-            standby_vms=self._warm_pool.ready,
-            standby_vms_most=self._warm_pool.most,
+            warm_pool=self._warm_pool.status(),
         )
 
     async def usage(self, window_s: float) -> Usage:

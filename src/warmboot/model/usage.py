@@ -1,4 +1,4 @@
-"""Current resource usage: CPU time and memory of VMs, and disk space."""
+"""Current resource usage: CPU time and memory of VMs, disk space, and the warm pool."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from warmboot.model.runtime_snapshot import Depth
 from warmboot.model.tenants.boot import BootMethod
 
 
@@ -85,3 +86,39 @@ class Usage:
     boots: Mapping[BootMethod, BootSummary]
     vms: tuple[OwnedVm, ...]
     storage: StorageUsage
+
+
+@dataclass(frozen=True, slots=True)
+class PooledSnapshot:
+    """What the pool keeps of one snapshot: ``size`` VMs are wanted, ``ready`` are there.
+
+    ``boots`` asked for one within the pool's window; ``image`` is that of a prepared one.
+    """
+
+    snapshot_id: UUID
+    depth: Depth
+    image: str | None
+    ready: int
+    size: int
+    boots: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """``size`` is what the demand asks for and memory allows, from ``min`` to ``max``, both 0
+    where the pool is off.
+
+    ``memory_short``: it would be larger if more memory were free. ``hits`` and ``misses`` are the
+    boots that found a VM in it and those that did not, ``evicted`` the VMs that were ended so that
+    another had memory, all since the manager's start.
+    """
+
+    ready: int = 0
+    size: int = 0
+    min: int = 0
+    max: int = 0
+    memory_short: bool = False
+    hits: int = 0
+    misses: int = 0
+    evicted: int = 0
+    snapshots: tuple[PooledSnapshot, ...] = ()

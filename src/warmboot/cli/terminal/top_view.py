@@ -3,6 +3,7 @@
     warmboot 0.1.0 on qemu 10.0.2 (tcg)          disk 74.2 GiB free of 252.0 GiB
     boots in 5 min   warm 12  median 0.57s  longest 0.90s
                      cold 1   median 17.2s  longest 17.2s   no snapshot 1
+    warm pool        2 of 3 VMs ready (1 to 8)   12 boots from it, 1 without
 
     CONTAINER …         those that use the processor most
     SNAPSHOT …          those that serve first
@@ -131,6 +132,17 @@ def _head(view: View) -> Iterable[str]:
     for number, method in enumerate(("warm", "cold")):
         summary = view.usage.boots[method]
         yield f"{window if number == 0 else '':<{len(window)}}   {method} {_boots(summary)}"
+    if pool := info.get("warm_pool"):  # an older manager's has none
+        yield f"{'warm pool':<{len(window)}}   {_pool(pool)}"
+
+
+def _pool(pool: Mapping[str, Any]) -> str:
+    if not pool["max"]:
+        return "off"
+    bounds = f"{pool['ready']} of {pool['size']} VMs ready ({pool['min']} to {pool['max']})"
+    boots = f"{pool['hits']} boots from it, {pool['misses']} without"
+    short = "   memory is short" if pool["memory_short"] else ""
+    return f"{bounds}   {boots}{short}"
 
 
 def _boots(summary: BootSummary) -> str:

@@ -19,7 +19,7 @@ from warmboot.host.vm import disk_layers
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.process import user_rights
 from warmboot.model.runtime_image import RuntimeImage
-from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE, Moment
+from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE, Moment, SnapshotManifest
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
 from warmboot.system import disks
@@ -49,6 +49,12 @@ def snapshot_disks(snapshot: Path) -> DiskSource:
 
 def moment_disks(snapshot: Path, moment: Moment) -> DiskSource:
     return replace(snapshot_disks(snapshot), frozen=frozen_disk(snapshot, moment))
+
+
+def disks_of(snapshot: Path, manifest: SnapshotManifest) -> DiskSource:
+    """Those of a VM that is restored from a snapshot of any depth."""
+    moment = manifest.moment
+    return snapshot_disks(snapshot) if moment is None else moment_disks(snapshot, moment)
 
 
 def kept_disk(spec: VmSpec) -> Disk:
@@ -104,7 +110,8 @@ class VmFiles:
 
     async def renew_disk(self, spec: VmSpec, source: DiskSource) -> None:
         """Make the writable disk of a VM that does not run anew: what was written to it is gone."""
-        await asyncio.to_thread(kept_disk(spec).path.unlink, missing_ok=True)
+        for path in (kept_disk(spec).path, *disk_layers.layers(spec.run_dir)):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         await self._make_disk(spec.run_dir, source, spec.uid)
 
     async def _make_disk(self, folder: Path, source: DiskSource, uid: int) -> Disk:

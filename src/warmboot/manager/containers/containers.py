@@ -166,7 +166,7 @@ class Containers(ContainerSessions, ContainerPauses):
                 # Its VM died after it had ended: the way back leads through ``failed``.
                 await self._watch.vms.forget(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
-            self._host.ensure_memory(container.shape)
+            await self._host.ensure_memory(container.shape)
             async with (
                 self._ports.free(container.spec, container.id) as free,
                 self._events.transaction() as emit,

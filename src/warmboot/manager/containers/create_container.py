@@ -44,7 +44,7 @@ class CreateContainer:
     ) -> Container:
         self._host.check_shape(spec.shape, self._default_shape)
         if now:
-            self._host.ensure_memory(spec.shape or self._default_shape)
+            await self._host.ensure_memory(spec.shape or self._default_shape)
         self._host.check_platform(spec.options.platform)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None and not spec.snapshot:

@@ -194,7 +194,7 @@ class Engines:
         else:
             image_id = await choose_image(self._store, spec.runtime_image_id)
         self._host.check_shape(spec.shape, self._default_shape)
-        self._host.ensure_memory(spec.shape or self._default_shape)
+        await self._host.ensure_memory(spec.shape or self._default_shape)
         await self._disks.check(spec, image_id)
         spec = replace(spec, folders=await self._folders.checked(spec, moment))
         async with self._addresses.free_one() as address, self._tcp.taken(spec.tcp, engine_id):
@@ -239,7 +239,7 @@ class Engines:
             check_not_paused(engine)
             if engine.state in (EngineState.RUNNING, EngineState.CREATING):
                 return
-            self._host.ensure_memory(engine.shape)
+            await self._host.ensure_memory(engine.shape)
             # What still ends with its VM before may not take this start for its own.
             await self._tasks.cancel(bring_up_key(engine.id))
             await self._watch.stop(engine.id)

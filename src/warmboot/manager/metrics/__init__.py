@@ -13,5 +13,13 @@ there is looked up when somebody asks. Counters begin at zero with the process.
 from warmboot.manager.metrics.counts import EventCounts
 from warmboot.manager.metrics.recent_boots import RecentBoots
 from warmboot.manager.metrics.state_collector import Caches, ManagerMetrics, StateCollector
+from warmboot.manager.metrics.warm_pool import WarmPoolMetrics
 
-__all__ = ["Caches", "EventCounts", "ManagerMetrics", "RecentBoots", "StateCollector"]
+__all__ = [
+    "Caches",
+    "EventCounts",
+    "ManagerMetrics",
+    "RecentBoots",
+    "StateCollector",
+    "WarmPoolMetrics",
+]

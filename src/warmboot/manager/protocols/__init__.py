@@ -36,7 +36,7 @@ from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit
 from warmboot.model.tenants.engine import Engine, EngineState
-from warmboot.model.usage import Usage
+from warmboot.model.usage import PoolStatus, Usage
 from warmboot.model.worker import Worker, WorkerState
 
 
@@ -290,8 +290,7 @@ class HostInfo:
     accelerator: str
     storage_root: Path
     default_shape: Shape
-    standby_vms: int = 0
-    standby_vms_most: int = 0
+    warm_pool: PoolStatus = field(default_factory=PoolStatus)
     checks: tuple[Check, ...] = field(default=())
 
 

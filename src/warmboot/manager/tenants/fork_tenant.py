@@ -131,16 +131,16 @@ class ForkTenant(Generic[T]):
                 resolution="ask for fewer, or raise that",
             )
         to_be_frozen(source)
-        self._check_memory(source, count)
+        await self._check_memory(source, count)
         fork = _Fork(source, await self._names(source), writable_folders)
         notes = ForkNotes(uuid4(), tuple(uuid4() for _ in range(count)))
         await self._runner.run(self.saga, source.id, notes, fork)
         return [fork.made[fork_id] for fork_id in notes.fork_ids]
 
-    def _check_memory(self, source: T, count: int) -> None:
+    async def _check_memory(self, source: T, count: int) -> None:
         """They share what they do not change: each has so much for itself that it needs it."""
         needed_mib = int(source.shape.memory_mib * max(1.0, count * SHARE_OF_OWN))
-        free_mib = self._host.free_memory_mib()
+        free_mib = await self._host.have_free(needed_mib)
         if needed_mib > free_mib:
             raise MemoryFull(
                 f"there is no memory for {count} forks of {called(source)}",

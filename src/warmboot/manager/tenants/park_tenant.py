@@ -251,7 +251,7 @@ class ParkTenant(Generic[T]):
             raise Conflict(f"{called(tenant)} is not parked", details=f"it is {tenant.state}")
         watch, moment = Stopwatch(), await self._moment(tenant)
         await self._check_fits(tenant, moment)
-        self._host.ensure_memory(tenant.shape)
+        await self._host.ensure_memory(tenant.shape)
         await self._end_vm(tenant)  # the former one, if it could not be ended
         async with self._events.transaction() as emit:
             await self._set_state(tenant.id, "waking")

@@ -28,10 +28,9 @@ from warmboot.host.network import Slot
 from warmboot.host.vm.boot_logs import last_lines
 from warmboot.host.vm.vm_files import (
     DiskSource,
+    disks_of,
     image_disks,
     kept_disk,
-    moment_disks,
-    snapshot_disks,
 )
 from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
@@ -158,7 +157,7 @@ class BootVm:
         ticket: BootTicket,
         onlooker: Onlooker,
     ) -> VmRecord:
-        prepared = self._warm_pool.take(snapshot.id)
+        prepared = self._warm_pool.take(snapshot)
         boot = _Boot(
             tenant, image, snapshot.shape, watch, ticket, onlooker, snapshot, prepared=prepared
         )
@@ -284,10 +283,9 @@ class BootVm:
         if boot.snapshot is not None:
             path = boot.snapshot.snapshot_path
             manifest = await self._host.snapshots.check(path)
-            if manifest.moment is None:
-                return snapshot_disks(path)
-            disks = moment_disks(path, manifest.moment)
-            return replace(disks, rootfs=boot.image.rootfs) if boot.cold else disks
+            disks = disks_of(path, manifest)
+            anew = boot.cold and manifest.moment is not None
+            return replace(disks, rootfs=boot.image.rootfs) if anew else disks
         return image_disks(boot.image)
 
     async def _unmake(self, tenant_id: UUID, notes: BootNotes) -> None:
