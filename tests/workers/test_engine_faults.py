@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -32,6 +33,8 @@ from tests.workers.conftest import (
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
 from warmboot.criu import in_progress
+from warmboot.criu.archives import archive as archiving
+from warmboot.criu.archives import packing
 from warmboot.criu.in_progress import Limits, Work
 from warmboot.criu.runtime import dump as dumping
 from warmboot.criu.runtime import resume as resuming
@@ -207,6 +210,44 @@ async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
     assert (await counted(client, worker.id, beyond=now))[0] == secret
     assert runtimes_at_work(docker_id) == []
     assert [one.state for one in await client.workers.checkpoints(worker.id)] in ([], ["ready"])
+
+
+async def test_an_export_and_an_import_are_whole_though_the_engine_is_killed_at_each(
+    dockerd: PrivateDockerd,
+    client: Client,
+    engine: DockerEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id)
+    await client.workers.pause(worker.id, "left")
+    _, before = await last_count(client, worker.id)
+    fresh = await start_on(client, engine, start=False)
+    loop, killed = asyncio.get_running_loop(), []
+
+    def kill_before(module: ModuleType, name: str) -> None:
+        step = getattr(module, name)
+
+        def then(*arguments: Any) -> Any:  # in a thread of the archive's own
+            asyncio.run_coroutine_threadsafe(dockerd.kill(), loop).result(TIMEOUT_S)
+            killed.append(name)
+            return step(*arguments)
+
+        monkeypatch.setattr(module, name, then)
+
+    archive = tmp_path / "left.tar.zst"
+    kill_before(packing, "_add_layer")
+    await client.workers.export_checkpoint(worker.id, "left", archive)
+    await dockerd.start()
+    kill_before(archiving, "_lay")
+    await client.workers.import_checkpoint(fresh.id, archive, "arrived")
+    await dockerd.start()
+    assert killed == ["_add_layer", "_lay"]
+    await client.workers.resume(fresh.id)
+    found, now = await counted(client, fresh.id)
+    assert found == secret
+    assert now > before
 
 
 async def eventually_wakes(client: Client, worker: Worker) -> None:
