@@ -14,11 +14,11 @@ import pytest
 
 from warmboot.manager.containers.container_states import fork_of
 from warmboot.manager.folders import given_folders
-from warmboot.manager.folders.given_folders import shared_folders
+from warmboot.manager.folders.given_folders import shared_folders, told_as_here
 from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.tenants.fork_tenant import NewFork
 from warmboot.model.container import Container, ContainerSpec, ContainerState
-from warmboot.model.errors import InvalidRequest
+from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.model.runtime_snapshot import FOLDERS
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.container_options import ContainerOptions, Mount, MountType
@@ -192,3 +192,18 @@ async def test_a_container_gets_its_folders_and_those_of_the_shared_ones_that_it
     vms.engine_network = None
     with pytest.raises(InvalidRequest, match="no network"):
         await given.checked_for(container(folders=(own,)))
+
+
+def test_what_a_vms_docker_says_of_a_folder_has_its_name_here() -> None:
+    folders = (HostFolder("/srv/own"), HostFolder("/srv/other"))
+    said = f"stat /run/warmboot/folders/{folders[1].id}/in: stale NFS file handle"
+    with (
+        pytest.raises(HostError) as raised,
+        told_as_here(folders),
+    ):
+        raise HostError("Docker refused", details=said, resolution="?")
+    assert raised.value.details == "stat /srv/other/in: stale NFS file handle"
+    assert raised.value.resolution.startswith("/srv/other is gone")
+    with pytest.raises(HostError) as raised, told_as_here(()):
+        raise HostError("Docker refused", details="no such file", resolution="?")
+    assert (raised.value.details, raised.value.resolution) == ("no such file", "?")

@@ -23,6 +23,7 @@ from warmboot.manager.core.admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.folders.given_folders import told_as_here
 from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -150,14 +151,16 @@ class BringUp:
         with watch.stage("create"):
             # In a fork it is there already, with what it has mounted.
             mounted = spec if spec.snapshot else await self._folders.mounted(spec)
-            created = await guest_containers.ensure_created(link, mounted)
+            with told_as_here(spec.folders):
+                created = await guest_containers.ensure_created(link, mounted)
         if asked.first is not None:
             await asked.first.before_start(record.id, created.docker_id)
         await self._boot.tell(container, "start")
         with watch.stage("start-own-network" if spec.options.own_network else "start"):
             # A manager that was killed may have started it: the command must not run twice.
             if created.fresh or container.started_at is not None:
-                await link.docker.start(created.docker_id)
+                with told_as_here(spec.folders):
+                    await link.docker.start(created.docker_id)
         # From here on it runs: what the database does not take now it takes later.
         running = await store_state(
             self._store,

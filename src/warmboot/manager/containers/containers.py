@@ -107,7 +107,7 @@ class Containers(ContainerSessions, ContainerPauses):
         self._unresponsive = unresponsive
         self._ports = ports
         self.folders = folders
-        self.started_again = StartAgain(store, host, events, watch, ports)
+        self.started_again = StartAgain(store, host, events, watch, ports, folders)
         self._first = FirstAttaches()
         self._freeze = freeze
         self.forks = ForkTenant[Container](*common, self, max_forks)

@@ -10,6 +10,8 @@ from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import store_state
+from warmboot.manager.folders.given_folders import told_as_here
+from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState, PortMapping
 from warmboot.model.tenants.container_options import Health
@@ -29,12 +31,14 @@ class StartAgain:
         events: EventLog,
         watch: WatchContainer,
         ports: HostPorts,
+        folders: TenantFolders,
     ) -> None:
         self._store = store
         self._host = host
         self._events = events
         self._watch = watch
         self._ports = ports
+        self._folders = folders
 
     async def __call__(self, container: Container, record: VmRecord) -> None:
         """``Conflict`` if somebody else has its ports by now."""
@@ -46,7 +50,10 @@ class StartAgain:
         async with on_failure(give_back):
             async with self._ports.free(container.spec, container.id):
                 ports = await self._published(container, record)
-            await self._host.vms.link(record.id).docker.start(container.docker_id or "")
+            # Its server holds them as they were when it began: one may have come back since then.
+            await self._folders.serve(container, record)
+            with told_as_here(container.folders):
+                await self._host.vms.link(record.id).docker.start(container.docker_id or "")
         await self._runs(container, ports)
 
     async def adopt(self, container: Container, record: VmRecord) -> None:

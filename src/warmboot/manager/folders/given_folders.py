@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import structlog
 
 from warmboot.host.folders.may_read import may_read
-from warmboot.host.folders.mounted_folders import folder_of
-from warmboot.model.errors import InvalidRequest
+from warmboot.host.folders.mounted_folders import IN_GUEST, folder_of
+from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.tenants.container_options import ContainerOptions, MountType
 from warmboot.model.tenants.host_folder import HostFolder
 
@@ -102,6 +103,24 @@ def places_of(
             )
         places[source] = place
     return places
+
+
+@contextlib.contextmanager
+def told_as_here(folders: Sequence[HostFolder]) -> Iterator[None]:
+    """What a VM's Docker says of these folders has the names that they have on this machine."""
+    try:
+        yield
+    except WarmbootError as error:
+        for folder in folders:
+            place = f"{IN_GUEST}/{folder.id}"
+            if place in error.details:
+                error.details = error.details.replace(place, folder.path)
+                if "stale" in error.details.lower():
+                    error.resolution = (
+                        f"{folder.path} is gone, or is another folder now: put it back and try "
+                        "again, or remove the container and run it anew"
+                    )
+        raise
 
 
 def check_nested(folders: Sequence[HostFolder]) -> None:
