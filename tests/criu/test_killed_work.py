@@ -68,6 +68,35 @@ async def test_a_pause_whose_work_is_killed_is_whole_or_leaves_the_container_run
 
 
 @pytest.mark.parametrize("victim", ["criu", "runc"])
+@pytest.mark.parametrize("action", ["pre-dump", "post-dump"])
+async def test_a_checkpoint_whose_work_is_killed_leaves_the_container_running(
+    started: Callable[..., Container],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    action: str,
+    victim: str,
+) -> None:
+    container = started()
+    until_blocking(lambda: container.counted()[1] > 1)
+    script = _killer(tmp_path, action, victim)
+    monkeypatch.setattr(dumping, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
+    pid = int(container.pid_file.read_text())
+    with pytest.raises(CheckpointError):
+        await container.pause(leave_running=True)
+    assert (tmp_path / "killed").exists()
+    end_in(container.checkpoint.making.path)
+    thaw(container.id, pid)
+    monkeypatch.undo()
+    _, before = container.counted()
+    until_blocking(lambda: container.counted()[1] > before + 2)
+    await container.pause(leave_running=True)
+    secret, at = container.counted()
+    until_blocking(lambda: container.counted()[1] > at + 2)
+    lines = container.lines()
+    assert lines == [f"{secret} {number}" for number in range(1, len(lines) + 1)]
+
+
+@pytest.mark.parametrize("victim", ["criu", "runc"])
 @pytest.mark.parametrize(
     "action",
     ["pre-restore", "post-restore", "pre-resume", "post-resume"],
