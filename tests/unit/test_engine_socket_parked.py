@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tests.support.engine_sockets import PING, serving
+from tests.support.engine_sockets import PING, UPGRADE, serving
 from tests.support.eventually import until
 
 from warmboot.engine_socket import served_engine
@@ -46,6 +46,22 @@ async def test_all_who_ask_a_parked_engine_have_it_woken_once_and_are_answered()
         for client in clients:
             assert (await client.answer())[0] == 200
         assert asked == [{"engine": "1"}] * 2
+
+
+async def test_a_request_and_a_stream_are_use_and_a_connection_without_is_not() -> None:
+    async with serving() as it:
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint))
+        client = await it.connect()
+        await client.send(PING)
+        assert (await client.answer())[0] == 200
+        await until(lambda: it.front.unused_s > 0)
+        before_s = it.front.unused_s
+        await until(lambda: it.front.unused_s > before_s)
+        await client.send(UPGRADE)
+        assert b"101" in await client.reader.readuntil(b"\r\n\r\n")
+        assert it.front.unused_s == 0
+        client.close()
+        await until(lambda: it.front.unused_s > 0)
 
 
 async def test_who_asks_while_an_engine_is_being_parked_is_not_cut_off_with_its_vm() -> None:

@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmboot.manager.core.idle_clock import BUSY_CPU_SHARE, ActivitySample, IdleClock
 from warmboot.manager.workers.policies.worker_policies import (
-    BUSY_CPU_SHARE,
     LONGEST_LOOK_S,
-    ActivitySample,
-    IdleClock,
     check_every_s,
     next_checkpoint_s,
 )

@@ -201,6 +201,9 @@ def _keep_going(core: Core, parts: _Parts) -> None:
     keep_going(Work.HOUSEKEEPING, "housekeeping", housekeeping)
     keep_going(Work.EXPIRE_RECORDS, "forget-old", expire)
     keep_going(Work.PUT_AWAY_EXITED, "put-away-exited", put_away)
+    for noun in (parts.engines.engines, parts.containers.containers):
+        park_idle = partial(noun.by_policy.keep_parking, failed)
+        keep_going(Work.PARK_IDLE, f"park-idle-{noun.by_policy.kind}", park_idle)
     if (network := core.host.network) is not None:
         reporting = partial(keep_reporting, network.repaired, core.events, failed)
         keep_going(Work.NETWORK_RULES, "network-rules", reporting)

@@ -50,6 +50,7 @@ _WORDS: Mapping[str, str] = {
     "options.tmpfs": "--tmpfs",
     "options.ulimits": "--ulimit",
     "owner_uid": "--owner",
+    "park_after_idle_s": "--idle",
     "path": "DIR",
     "policy.checkpoint_every_s": "--every",
     "policy.keep_checkpoints": "--keep",

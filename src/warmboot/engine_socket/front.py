@@ -116,6 +116,8 @@ class Front:
             if name == "list":
                 ids, uids = sorted(self._engines), sorted(self._users)
                 return {"ids": ids, "uids": uids, "logged_in": sorted(self._logins)}
+            if name == "unused":
+                return {"engines": {one.id: one.unused_s for one in self._engines.values()}}
             if name == "logins":
                 return logins_message(given["id"], self._logins.get(given["id"], ()))
             if name == "serve":

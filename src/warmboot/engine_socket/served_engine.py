@@ -61,7 +61,8 @@ class EngineSocket:
         self._lost = ""
         self._decided = asyncio.Event()
         self._handed_over = asyncio.Event()
-        self._greetings = 0
+        self._greetings = self._under_way = 0
+        self._used_s = asyncio.get_running_loop().time()
         self._all_greeted = asyncio.Event()
         self._all_greeted.set()
 
@@ -127,17 +128,24 @@ class EngineSocket:
 
     @contextlib.contextmanager
     def under_way(self, target: bytes) -> Iterator[None]:
-        if looks_inside(target):
-            yield
-            return
-        self._greetings += 1
-        self._all_greeted.clear()
+        greets = not looks_inside(target)
+        self._under_way += 1
+        self._greetings += greets
+        if greets:
+            self._all_greeted.clear()
         try:
             yield
         finally:
-            self._greetings -= 1
+            self._under_way -= 1
+            self._used_s = asyncio.get_running_loop().time()
+            self._greetings -= greets
             if self._greetings == 0:
                 self._all_greeted.set()
+
+    @property
+    def unused_s(self) -> float:
+        """For how long nothing was asked of it, at any of its sockets."""
+        return 0.0 if self._under_way else asyncio.get_running_loop().time() - self._used_s
 
     async def greeted(self) -> None:
         """Return when nobody waits for a greeting, or has done so for long enough."""

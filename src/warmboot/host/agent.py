@@ -83,6 +83,11 @@ class HostAgent:
         """The processors and the memory of this machine."""
         return usage.capacity()
 
+    def cpu_s(self, vm_id: str) -> float | None:
+        """The processor time that a VM has used since its start; ``None`` if it is gone."""
+        found = (usage.cpu_s_of(one) for one in self.vms.handles() if one.vm_id == vm_id)
+        return next(found, None)
+
     def free_memory_mib(self) -> int:
         return usage.free_memory_mib()
 

@@ -115,6 +115,11 @@ class EngineFront:
         """Return when who only asks whether there is a Docker has been answered; soon anyway."""
         await self._call("greeted", id=engine_id)
 
+    async def unused_s(self) -> Mapping[str, float]:
+        """For how many seconds nothing was asked of each engine, by id. ``HostError``."""
+        found: Mapping[str, float] = (await self._call("unused"))["engines"]
+        return found
+
     async def log_in(self, engine_id: str, logins: Sequence[RegistryLogin]) -> None:
         """Give an engine's logins to the front, in the place of earlier ones."""
         self._logins[engine_id] = logins

@@ -156,7 +156,8 @@ class ContainerSpec:
     exposes are published, too, at any free ones. ``snapshot`` is the id of the moment of another
     container, from which it goes on; empty for none. ``folders``: of the host, in which is what it
     mounts, with the rights of the host's user ``owner_uid``. ``park_at_shutdown`` parks it when the
-    manager stops, and wakes it when that starts.
+    manager stops, and wakes it when that starts; ``park_after_idle_s`` does when nobody has used it
+    for so long.
     """
 
     name: str
@@ -184,6 +185,7 @@ class ContainerSpec:
     owner_uid: int = 0
     folders: tuple[HostFolder, ...] = ()
     park_at_shutdown: bool = False
+    park_after_idle_s: float | None = None
 
     @property
     def host_name(self) -> str:

@@ -49,6 +49,17 @@ class DiskUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardedConnections:
+    """What is connected to the published ports of a VM.
+
+    ``known`` are those that are open, and for a while those that have ended, too, in words.
+    """
+
+    any_open: bool = False
+    known: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class StorageUsage:
     """The file system below the storage root. Nothing new is begun below the floor."""
 

@@ -26,12 +26,21 @@ def of_vms(handles: Iterable[VmHandle]) -> tuple[VmUsage, ...]:
     return tuple(used for handle in handles if (used := of_vm(handle)) is not None)
 
 
+def cpu_s_of(handle: VmHandle) -> float | None:
+    """The processor time of a VM; ``None`` as of ``of_vm``. Some microseconds."""
+    try:
+        fields = _stat(Path(f"/proc/{handle.pid}"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return _cpu_s(fields) if int(fields[19]) == handle.start_time_ticks else None
+
+
 def of_vm(handle: VmHandle) -> VmUsage | None:
     """The usage of a VM; ``None`` if its process is gone or its pid is another process's by now."""
     folder = Path(f"/proc/{handle.pid}")
     try:
         memory = _memory(folder)
-        fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+        fields = _stat(folder)
     except (FileNotFoundError, ProcessLookupError):
         return None
     # Read last: if the process is still the same one now, the memory was its own.
@@ -39,10 +48,19 @@ def of_vm(handle: VmHandle) -> VmUsage | None:
         return None
     return VmUsage(
         vm_id=handle.vm_id,
-        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        cpu_s=_cpu_s(fields),
         memory_bytes=memory["memory"],
         private_bytes=memory["private"],
     )
+
+
+def _stat(folder: Path) -> list[bytes]:
+    """The fields of proc_pid_stat(5) after the name."""
+    return (folder / "stat").read_bytes().rpartition(b")")[2].split()
+
+
+def _cpu_s(fields: list[bytes]) -> float:
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def _memory(folder: Path) -> dict[str, int]:

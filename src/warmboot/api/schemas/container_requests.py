@@ -19,6 +19,7 @@ from warmboot.api.schemas.requests import (
     WORKING_DIR_PATTERN,
     Environment,
     HostName,
+    IdleTime,
     ImageReference,
     LabelName,
     LabelValue,
@@ -118,6 +119,7 @@ class ContainerIn(Strict):
     park_at_shutdown: Annotated[
         StrictBool, Field(description="park it when the manager stops, wake it when that starts")
     ] = False
+    park_after_idle_s: IdleTime = None
     options: Annotated[OptionsIn, Field(default_factory=OptionsIn)]
     folders: Annotated[
         list[FolderIn],

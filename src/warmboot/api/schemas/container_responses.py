@@ -79,6 +79,7 @@ class ContainerOut(Out):
     options: ContainerOptions = asked("options")
     publish_all: bool = asked("publish_all")
     park_at_shutdown: bool = asked("park_at_shutdown")
+    park_after_idle_s: float | None = asked("park_after_idle_s")
     folders: list[FolderOut] = Field(
         validation_alias=AliasPath("spec", "folders"),
         description="folders of this host in which is what it mounts",

@@ -177,6 +177,7 @@ FIELDS: Mapping[str, str] = {
     "path": "its folder on the manager's machine",
     "GarbageOut.path": "its file or folder on the manager's machine; null if it has none",
     "RuntimeImageIn.path": "a folder with manifest.json, on the manager's machine",
+    "park_after_idle_s": "seconds without use after which it is parked; null for never",
     "park_at_shutdown": "whether it is parked when the manager stops, and woken when it starts",
     "pause_after_idle_s": "seconds without a report after which it is paused; null for never",
     "pause_at_shutdown": "whether it is paused when the manager stops, and resumed when it starts",

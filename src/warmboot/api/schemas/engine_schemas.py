@@ -18,6 +18,7 @@ from warmboot.api.schemas.requests import (
     MAX_UID,
     NO_NUL_PATTERN,
     OR_WHOLE,
+    IdleTime,
     LabelName,
     LabelValue,
     Name,
@@ -152,6 +153,7 @@ class EngineIn(Strict):
     park_at_shutdown: Annotated[
         StrictBool, Field(description="park it when the manager stops, wake it when that starts")
     ] = False
+    park_after_idle_s: IdleTime = None
 
     def to_model(self) -> EngineSpec:
         owner_uid = os.geteuid() if self.owner_uid is None else self.owner_uid
@@ -267,6 +269,7 @@ class EngineOut(Out):
     )
     expires_at: datetime | None = Field(description="when it is removed; null for never")
     park_at_shutdown: bool = asked("park_at_shutdown")
+    park_after_idle_s: float | None = asked("park_after_idle_s")
     runtime_image_id: UUID | None
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None

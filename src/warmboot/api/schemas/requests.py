@@ -127,6 +127,19 @@ def _whole(value: Any) -> Any:
 OR_WHOLE = BeforeValidator(_whole)
 """The last of a whole number's rules: what follows it is not in the schema."""
 
+MAX_PERIOD_S = 366 * 86_400.0
+IdleTime = Annotated[
+    StrictFloat | None,
+    Field(
+        ge=1,
+        le=MAX_PERIOD_S,
+        allow_inf_nan=False,
+        description="park it when nobody has used it for so many seconds: it has taken next to no "
+        "processor time, and nobody has asked anything of it, or been connected to its published "
+        "ports; null for never",
+    ),
+]
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")

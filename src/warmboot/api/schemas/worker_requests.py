@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
 from warmboot.api.schemas.requests import (
     KEYS,
+    MAX_PERIOD_S,
     NAME_PATTERN,
     OR_WHOLE,
     WORD_PATTERN,
@@ -25,7 +26,6 @@ from warmboot.model.conventions.program_start import assignments, check_size
 from warmboot.model.errors import InvalidName, InvalidRequest
 from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerSpec
 
-MAX_PERIOD_S = 366 * 86_400.0
 MIN_WORK_TIMEOUT_S, MAX_WORK_TIMEOUT_S = 0.1, 86_400.0
 
 

@@ -35,6 +35,13 @@ ParkAtShutdown = Annotated[
     ),
 ]
 
+Idle = Annotated[
+    str | None,
+    typer.Option(
+        "--idle", help="park it when nobody has used it for this time, e.g. 10m", metavar="TIME"
+    ),
+]
+
 Cpus = Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")]
 Memory = Annotated[
     str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")

@@ -63,6 +63,7 @@ class Containers(Resource[Container]):
         folders: Sequence[Mapping[str, Any]] | None = None,
         owner_uid: int | None = None,
         park_at_shutdown: bool | None = None,
+        park_after_idle_s: float | None = None,
     ) -> str:
         """Create a container, and start it unless ``start=False``; returns its id.
 
@@ -71,7 +72,7 @@ class Containers(Resource[Container]):
         512}``. ``options``: Docker's, as in POST /v1/containers. ``folders``: of that machine, in
         which is what ``options`` bind, ``[{"path": "/srv/code", "read_only": True}]``, with the
         rights of its user ``owner_uid``. ``park_at_shutdown``: when the manager stops; it is woken
-        when that starts.
+        when that starts. ``park_after_idle_s``: when nobody has used it for so many seconds.
         """
         body = given(
             image=image,
@@ -100,6 +101,7 @@ class Containers(Resource[Container]):
             folders=folders,
             owner_uid=owner_uid,
             park_at_shutdown=park_at_shutdown,
+            park_after_idle_s=park_after_idle_s,
         )
         return str((await self._link.post("/v1/containers", body))["id"])
 

@@ -31,6 +31,7 @@ class ContainerFields(TypedDict, total=False):
     folders: Sequence[Mapping[str, Any]] | None
     owner_uid: int | None
     park_at_shutdown: bool | None
+    park_after_idle_s: float | None
 
 
 class ExecFields(TypedDict, total=False):

@@ -69,6 +69,7 @@ class Engines(Resource[Engine]):
         time_to_live_s: float | None = None,
         holder: Mapping[str, int] | None = None,
         park_at_shutdown: bool | None = None,
+        park_after_idle_s: float | None = None,
     ) -> str:
         """Create an engine and begin its start; returns its id.
 
@@ -82,6 +83,7 @@ class Engines(Resource[Engine]):
         ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
         ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
         ``park_at_shutdown``: when the manager stops; it is woken when that starts.
+        ``park_after_idle_s``: when nobody has used it for so many seconds.
         """
         body = given(
             name=name,
@@ -99,6 +101,7 @@ class Engines(Resource[Engine]):
             time_to_live_s=time_to_live_s,
             holder=holder,
             park_at_shutdown=park_at_shutdown,
+            park_after_idle_s=park_after_idle_s,
         )
         return str((await self._link.post("/v1/engines", body))["id"])
 

@@ -24,3 +24,4 @@ class EngineFields(TypedDict, total=False):
     time_to_live_s: float | None
     holder: Mapping[str, int] | None
     park_at_shutdown: bool | None
+    park_after_idle_s: float | None

@@ -51,6 +51,7 @@ class Containers:
         folders: Sequence[Mapping[str, Any]] | None = None,
         owner_uid: int | None = None,
         park_at_shutdown: bool | None = None,
+        park_after_idle_s: float | None = None,
     ) -> str:
         """Create a container, and start it unless ``start=False``; returns its id.
 
@@ -59,7 +60,7 @@ class Containers:
         512}``. ``options``: Docker's, as in POST /v1/containers. ``folders``: of that machine, in
         which is what ``options`` bind, ``[{"path": "/srv/code", "read_only": True}]``, with the
         rights of its user ``owner_uid``. ``park_at_shutdown``: when the manager stops; it is woken
-        when that starts.
+        when that starts. ``park_after_idle_s``: when nobody has used it for so many seconds.
         """
         return self._portal.run(
             lambda: self._of.create(
@@ -89,6 +90,7 @@ class Containers:
                 folders=folders,
                 owner_uid=owner_uid,
                 park_at_shutdown=park_at_shutdown,
+                park_after_idle_s=park_after_idle_s,
             )
         )
 

@@ -37,6 +37,7 @@ class Engines:
         time_to_live_s: float | None = None,
         holder: Mapping[str, int] | None = None,
         park_at_shutdown: bool | None = None,
+        park_after_idle_s: float | None = None,
     ) -> str:
         """Create an engine and begin its start; returns its id.
 
@@ -50,6 +51,7 @@ class Engines:
         ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
         ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
         ``park_at_shutdown``: when the manager stops; it is woken when that starts.
+        ``park_after_idle_s``: when nobody has used it for so many seconds.
         """
         return self._portal.run(
             lambda: self._of.create(
@@ -68,6 +70,7 @@ class Engines:
                 time_to_live_s=time_to_live_s,
                 holder=holder,
                 park_at_shutdown=park_at_shutdown,
+                park_after_idle_s=park_after_idle_s,
             )
         )
 

@@ -25,12 +25,14 @@ from warmboot.host.network import links, namespaces, preflight, repair_slot
 from warmboot.host.network.config import NETNS_DIR, NetworkConfig, Slot
 from warmboot.host.network.dns import NameServer
 from warmboot.host.network.pool import SlotPool
+from warmboot.host.network.ports import conntrack
 from warmboot.host.network.ports.publishing import Publishing
 from warmboot.host.network.rules import nft, rules
 from warmboot.host.network.rules.forwarding import Forwarding
 from warmboot.host.network.rules.upkeep import Repair, Upkeep
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
+from warmboot.model.usage import ForwardedConnections
 from warmboot.system.concurrency import finish
 from warmboot.system.on_demand.socket_activation import Wake
 from warmboot.system.on_failure import on_failure
@@ -295,6 +297,10 @@ class Network:
     async def let_go(self, owner: str) -> None:
         """Give back what was not published again. Idempotent."""
         await self._publishing.let_go(owner)
+
+    async def connections(self, slot: Slot) -> ForwardedConnections:
+        """What is connected to the guest through published ports."""
+        return await namespaces.in_thread(partial(conntrack.connections, slot.ns_ip))
 
     async def stop_waking(self) -> None:
         """Nobody is woken any more; those whose connections are held are cut off."""

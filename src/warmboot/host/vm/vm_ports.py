@@ -9,6 +9,7 @@ from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, Slot
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import HostError
+from warmboot.model.usage import ForwardedConnections
 from warmboot.system.on_demand.socket_activation import Wake
 
 
@@ -100,6 +101,12 @@ class VmPorts:
         """Nobody is woken any more; those whose connections are held are cut off."""
         if self._network is not None:
             await self._network.stop_waking()
+
+    async def connections(self, slot: Slot | None) -> ForwardedConnections:
+        """What is connected to the VM through ports of this host."""
+        if slot is None or self._network is None:
+            return ForwardedConnections()
+        return await self._network.connections(slot)
 
     async def republish(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
         """Hold the ports of an adopted VM again."""

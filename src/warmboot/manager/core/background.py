@@ -36,6 +36,7 @@ class Work(StrEnum):
     WARM_POOL = "warm-pool"
     EXPIRE_RECORDS = "forget-old"
     PUT_AWAY_EXITED = "put-away-exited"
+    PARK_IDLE = "park-idle"
     WAKE_AT_START = "wake-at-start"
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+from uuid import UUID
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.tasks import Tasks
@@ -23,7 +24,7 @@ from warmboot.model.vm import VmRecord
 
 
 class EngineParking:
-    """Implements ``parking.Parking``."""
+    """Implements ``parking.Parking`` and ``park_by_policy.Uses``."""
 
     def __init__(
         self,
@@ -46,6 +47,11 @@ class EngineParking:
     async def note(self, tenant: Engine) -> Mapping[str, Any]:
         answered = [asdict(one) for one in self._ports.answered(tenant)]
         return {**noted_of(tenant), ANSWERED: answered}
+
+    async def unused_s(self, tenants: Sequence[Engine]) -> Mapping[UUID, float]:
+        """As the front has seen; who is not there is taken for used."""
+        found = await self._host.front.unused_s()
+        return {one.id: found[str(one.id)] for one in tenants if str(one.id) in found}
 
     def ports(self, tenant: Engine, noted: Mapping[str, Any]) -> Sequence[PortMapping]:
         if (answered := noted.get(ANSWERED)) is not None:

@@ -117,11 +117,12 @@ class Engines:
         common = (VmKind.ENGINE, store, host, runner, events, garbage)
         self.forks = ForkTenant[Engine](*common, self, max_forks)
         self._locks = TenantLocks()
-        self.parks = ParkTenant[Engine](
-            *(*common, freeze, pauses, boot, admission, self._locks),
-            EngineParking(host, tasks, bring_up, watch, ports, sockets, folders),
+        parking = EngineParking(host, tasks, bring_up, watch, ports, sockets, folders)
+        to_park = (*common, freeze, pauses, boot, admission, self._locks)
+        self.parks = ParkTenant[Engine](*to_park, parking)
+        self.by_policy = ParkByPolicy(
+            VmKind.ENGINE, store, host, tasks, self.parks, self._locks, self._running, parking
         )
-        self.by_policy = ParkByPolicy(store.engines, tasks, self.parks, self._locks, self._running)
         self._default_shape = default_shape
         self._gone = RemovedTenants(store.engines, events)
 

@@ -24,13 +24,9 @@ import structlog
 from warmboot.criu.activity import cpu_seconds, has_connection
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
+from warmboot.manager.core.idle_clock import ActivitySample, IdleClock
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.policies.worker_policies import (
-    ActivitySample,
-    IdleClock,
-    check_every_s,
-    next_checkpoint_s,
-)
+from warmboot.manager.workers.policies.worker_policies import check_every_s, next_checkpoint_s
 from warmboot.manager.workers.recover_worker import LABEL, STARTED_BY_OTHERS, RecoverWorker
 from warmboot.model.errors import (
     EngineUnavailable,

@@ -3,6 +3,8 @@
 hello        → {version, code}          who it is: a release, and a digest of ``CODE``
 serve        ServedEngine → {}          there is this socket, and this is behind it
 greeted      {id} → {}                  who asked for no more than a greeting there has got it
+unused       → {engines}                for how many seconds nothing was asked of each, by id; 0
+                                        while a request is under way, or a stream goes on
 log-in       {id, logins} → {}          pull, push and build there with these
 logins       {id} → {id, logins}        those
 forget       {id} → {}                  there is no such engine any more

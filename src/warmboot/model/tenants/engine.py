@@ -140,7 +140,8 @@ class EngineSpec:
     ``tcp``: where it is reached over TCP, too, with TLS on both sides. ``snapshot``: the engine as
     it was, from which it goes on, by name or id, and by id once it is created; empty for none.
     ``folders``: of the host, which containers can mount. ``park_at_shutdown`` parks it when the
-    manager stops, and wakes it when that starts.
+    manager stops, and wakes it when that starts; ``park_after_idle_s`` does when nobody has used it
+    for so long.
     """
 
     name: str
@@ -158,6 +159,7 @@ class EngineSpec:
     snapshot: str = ""
     folders: tuple[HostFolder, ...] = ()
     park_at_shutdown: bool = False
+    park_after_idle_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from warmboot.cli.commands.options import (
     Cold,
     Env,
     EnvFile,
+    Idle,
     Interactive,
     Label,
     Memory,
@@ -33,6 +34,7 @@ from warmboot.cli.docker import options as docker
 from warmboot.cli.docker.spread import spread
 from warmboot.cli.drive import command_exit_code, drive, usage
 from warmboot.cli.parsing import (
+    parse_duration,
     parse_environment,
     parse_folder,
     parse_given_folder,
@@ -117,6 +119,7 @@ class Asked:
     )
     memory: Memory = None
     label: Label = None
+    idle: Idle = None
     park_at_shutdown: ParkAtShutdown = False
     cold: Cold = False
     archive: Annotated[
@@ -168,6 +171,7 @@ class Asked:
             "command": command or None,
             "entrypoint": _entrypoint(self.entrypoint),
             "publish_all": self.publish_all or None,
+            "park_after_idle_s": None if self.idle is None else parse_duration(self.idle),
             "park_at_shutdown": self.park_at_shutdown or None,
             "options": (docker_options := options.body(limit)) or None,
             "folders": [parse_given_folder(one) for one in self.folder or ()] or None,

@@ -20,6 +20,7 @@ from warmboot.cli.commands.options import (
     Cold,
     Cpus,
     Disk,
+    Idle,
     Json,
     Label,
     Memory,
@@ -30,7 +31,7 @@ from warmboot.cli.commands.options import (
 )
 from warmboot.cli.completion import engine_names, snapshot_names
 from warmboot.cli.drive import ask, connect, drive, each, tell_missing, those_there, usage
-from warmboot.cli.parsing import parse_labels, parse_tcp
+from warmboot.cli.parsing import parse_duration, parse_labels, parse_tcp
 from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.output import (
     age,
@@ -96,6 +97,7 @@ def create(
     registry_auth: RegistryAuth = None,
     tcp: Tcp = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
+    idle: Idle = None,
     park_at_shutdown: ParkAtShutdown = False,
     cold: Cold = False,
     runtime: RuntimeImage = None,
@@ -121,6 +123,8 @@ def create(
         body["labels"] = parse_labels(label or ())
         if tcp is not None:
             body["tcp"] = parse_tcp(tcp)
+        if idle is not None:
+            body["park_after_idle_s"] = parse_duration(idle)
     except ValueError as error:
         raise usage(str(error)) from None
     body |= {"auto_remove": rm, "boot": "cold" if cold else "auto"}

@@ -1,4 +1,4 @@
-"""Deletes entries of the host's connection tracking.
+"""Reads the host's connection tracking, and deletes entries of it.
 
 A namespace takes its own tracked connections with it, the host keeps the ones that were forwarded
 to or from it. A client that goes on sending UDP would keep such an entry alive for ever, and be led
@@ -17,8 +17,10 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 from warmboot.host.network.links import translated
 from warmboot.model.container import PortMapping
+from warmboot.model.usage import ForwardedConnections
 
 _DST_NAT = 1 << 5  # IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
+_ENDED = (7, 8)  # TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE of nf_conntrack_tcp.h
 _ENOENT = 2
 
 
@@ -45,6 +47,29 @@ def forget(ns_ips: Collection[str]) -> list[Flow]:
                 flows.append(Flow(original.saddr, original.sport, original.daddr, original.dport))
             _delete(table, original)
     return flows
+
+
+def connections(ns_ip: str) -> ForwardedConnections:
+    """What was forwarded to this address. Blocks.
+
+    UDP has no end: a sender counts until the kernel forgets it, minutes after its last datagram.
+    """
+    any_open, known = False, set()
+    with translated("list tracked connections"), NFCTSocket() as table:
+        for entry in table.dump(status=_DST_NAT, status_mask=_DST_NAT):
+            reply = entry.get_attr("CTA_TUPLE_REPLY").get_attr("CTA_TUPLE_IP")
+            if reply.get_attr("CTA_IP_V4_SRC") != ns_ip:
+                continue
+            one = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+            known.add(f"{one.proto} {one.saddr}:{one.sport} {one.daddr}:{one.dport}")
+            any_open |= _is_open(entry)
+    return ForwardedConnections(any_open, frozenset(known))
+
+
+def _is_open(entry: Any) -> bool:
+    info = entry.get_attr("CTA_PROTOINFO")
+    tcp = None if info is None else info.get_attr("CTA_PROTOINFO_TCP")
+    return tcp is None or tcp.get_attr("CTA_PROTOINFO_TCP_STATE") not in _ENDED
 
 
 def forget_strays(mapping: PortMapping, here: Collection[str]) -> None:

@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.bring_up import bring_up_key
 from warmboot.manager.containers.container_states import check_runs
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.tenants.park_by_policy import ParkByPolicy
+from warmboot.manager.tenants.park_by_policy import ParkByPolicy, Uses
 from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import Container
+from warmboot.model.vm import VmKind
 from warmboot.store import Store
 
 
@@ -23,17 +25,21 @@ class ContainerPauses:
     def __init__(
         self,
         store: Store,
+        host: HostAgent,
         tasks: Tasks,
         locks: TenantLocks,
         pauses: PauseTenant,
         parks: ParkTenant[Container],
+        uses: Uses[Container],
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._locks = locks
         self._pauses = pauses
         self.parks = parks
-        self.by_policy = ParkByPolicy(store.containers, tasks, parks, locks, self._settled)
+        self.by_policy = ParkByPolicy(
+            VmKind.CONTAINER, store, host, tasks, parks, locks, self._settled, uses
+        )
 
     async def pause(self, ref: str) -> None:
         async with self._held(ref) as container:
