@@ -8,6 +8,7 @@ const { coldReasons, oneAfterTheOther, saved, waterfall } = await at("boots");
 const { snapshotTitle, tree } = await at("registry");
 const { gauges } = await at("metrics");
 const { eventReader } = await at("sse");
+const { states, verbs } = await at("verbs");
 const { brief, matches, merged, newestId } = await at("journal");
 
 const NOW = Date.parse("2026-01-24T12:00:00Z");
@@ -114,4 +115,20 @@ test("events are kept once, in order, and so many", () => {
   assert.ok(matches(one(1), "container. DISK-full"));
   assert.ok(matches(one(1), "  "));
   assert.ok(!matches(one(1), "container worker"));
+});
+
+test("what can be done is what the state allows, and what removes asks first", () => {
+  const labels = (noun, state) => verbs(noun, state).map((one) => one.label);
+  assert.deepEqual(labels("container", "exited"), ["Start", "Remove"]);
+  assert.deepEqual(labels("container", "parked"), ["Wake", "Remove"]);
+  assert.ok(!labels("engine", "stopped").includes("Stop"));
+  assert.deepEqual(verbs("container", "unheard-of"), []);
+  for (const noun of ["container", "engine"]) {
+    // Of each state in the model something is known, which `WARMBOOT_STATES` lists.
+    const known = JSON.parse(process.env.WARMBOOT_STATES ?? "{}")[noun];
+    if (known) assert.deepEqual(states(noun).sort(), known.sort());
+    for (const state of states(noun)) {
+      for (const one of verbs(noun, state)) assert.equal(Boolean(one.asks), one.method === "DELETE");
+    }
+  }
 });

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from warmboot.model.container import ContainerState
+from warmboot.model.tenants.engine import EngineState
+
 TESTS = Path(__file__).with_name("page_logic.test.mjs")
 TIMEOUT_S = 120
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_words_pictures_and_lists_of_the_page() -> None:
+def test_words_pictures_lists_and_buttons_of_the_page() -> None:
+    states = {"container": list(ContainerState), "engine": list(EngineState)}
     ran = subprocess.run(
         ("node", "--test", str(TESTS)),
+        env=os.environ | {"WARMBOOT_STATES": json.dumps(states)},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

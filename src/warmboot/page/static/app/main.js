@@ -1,4 +1,5 @@
 /* The page: its frame, and which of its pages is shown. */
+import { Notes } from "./actions.js";
 import { admitted, get, refused, signIn, token } from "./api.js";
 import { html, render, useEffect, useRef, useState } from "./dom.js";
 import { connection, connects, followEvents } from "./events.js";
@@ -45,7 +46,8 @@ function Page() {
     </header>
     <main id="main" tabindex="-1" ref=${main}>
       ${refused.value ? html`<${SignIn} />` : Shown ? html`<${Shown} id=${id} />` : html`<h1>There is no such page</h1><p><a href="#/">Overview</a></p>`}
-    </main>`;
+    </main>
+    <${Notes} />`;
 }
 
 function SignIn() {

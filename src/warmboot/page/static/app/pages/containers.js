@@ -1,21 +1,22 @@
 /* Containers: the list, and one of them. */
 import { encoded, get } from "../api.js";
+import { Verbs } from "../buttons.js";
 import { html } from "../dom.js";
 import { ago, port, seconds, shape, shortId, status } from "../format.js";
 import { List } from "../list.js";
 import { useLive, useNow } from "../live.js";
 import { Badge, Facts, Loading, Section, Told } from "../parts.js";
 import { link } from "../router.js";
+import { states } from "../verbs.js";
 import { Waterfall } from "../waterfall.js";
 import { Attempts, bootFacts } from "./boot.js";
 
-const STATES = ["created", "creating", "running", "paused", "parking", "parked", "waking", "exited", "failed", "deleting"];
 const words = (list) => (list ?? []).join(" ");
 
 export function Containers() {
   const at = useNow();
   return html`<h1>Containers</h1>
-    <${List} path="/v1/containers" kinds=${["container."]} states=${STATES} more=${{ all: true }}
+    <${List} path="/v1/containers" kinds=${["container."]} states=${states("container")} more=${{ all: true }}
       nothing=${"There are none. Try: warmboot run --rm alpine echo hello"}>
       ${(items) => html`<table class="list">
         <thead><tr><th>Name</th><th>Image</th><th>Status</th><th>Boot</th><th>Created</th><th>Ports</th></tr></thead>
@@ -49,6 +50,7 @@ export function Container({ id }) {
   return html`<p class="crumbs"><a href=${link("containers")}>Containers</a></p>
     <h1>${one.name} <${Badge} of=${one}>${status(one, at)}</${Badge}></h1>
     <${Told} problem=${shown.problem ?? one.error} />
+    <${Verbs} noun="container" of=${one} />
     <${Facts} of=${[
       ["Id", html`<code>${one.id}</code>`],
       ["Image", one.image],

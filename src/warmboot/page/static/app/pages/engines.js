@@ -1,21 +1,21 @@
 /* Engines: the list, and one of them. */
 import { encoded, get } from "../api.js";
+import { Verbs } from "../buttons.js";
 import { html } from "../dom.js";
 import { ago, seconds, shape, size, status } from "../format.js";
 import { List } from "../list.js";
 import { useLive, useNow } from "../live.js";
 import { Badge, Command, Facts, Loading, Section, Told } from "../parts.js";
 import { link } from "../router.js";
+import { states } from "../verbs.js";
 import { Waterfall } from "../waterfall.js";
 import { Attempts, bootFacts } from "./boot.js";
 import { Ports } from "./containers.js";
 
-const STATES = ["creating", "running", "paused", "parking", "parked", "waking", "stopped", "failed", "deleting"];
-
 export function Engines() {
   const at = useNow();
   return html`<h1>Engines</h1>
-    <${List} path="/v1/engines" kinds=${["engine."]} states=${STATES} nothing=${"There are none. Try: warmboot engine create ci"}>
+    <${List} path="/v1/engines" kinds=${["engine."]} states=${states("engine")} nothing=${"There are none. Try: warmboot engine create ci"}>
       ${(items) => html`<table class="list">
         <thead><tr><th>Name</th><th>Status</th><th>Boot</th><th>Shape</th><th>Created</th><th>Ports</th></tr></thead>
         <tbody>
@@ -51,6 +51,7 @@ export function Engine({ id }) {
   return html`<p class="crumbs"><a href=${link("engines")}>Engines</a></p>
     <h1>${one.name} <${Badge} of=${one}>${status(one, at)}</${Badge}></h1>
     <${Told} problem=${shown.problem ?? one.error} />
+    <${Verbs} noun="engine" of=${one} />
     <${Facts} of=${[
       ["Id", html`<code>${one.id}</code>`],
       ["Docker", html`<${Command} text=${`export DOCKER_HOST=${one.docker_host}`} />`],

@@ -1,5 +1,6 @@
 /* What runs, how it was booted, what it takes, and what needs attention. */
 import { ask, get, now, query } from "../api.js";
+import { Verbs } from "../buttons.js";
 import { coldReasons, oneAfterTheOther, reasonInWords, saved } from "../boots.js";
 import { html, useEffect, useState } from "../dom.js";
 import { onEvent } from "../events.js";
@@ -10,6 +11,7 @@ import { gauges } from "../metrics.js";
 import { Badge, Command, Loading, Meter, Section, Told } from "../parts.js";
 import { link } from "../router.js";
 import { Waterfall } from "../waterfall.js";
+import { SnapshotVerbs } from "./snapshot.js";
 
 const HOUR_S = 3600;
 const SHOWN_BOOTS = 4;
@@ -113,6 +115,7 @@ function Attention({ of }) {
         ([noun, name, to, one]) => html`<li key=${to + name}>
           <p>${noun} <a href=${to}>${name}</a> <${Badge} of=${one}>${one.health === "unhealthy" ? "unhealthy" : one.state}</${Badge}></p>
           <${Told} problem=${one.error} />
+          ${noun === "snapshot" ? html`<${SnapshotVerbs} one=${one} />` : html`<${Verbs} noun=${noun} of=${one} />`}
         </li>`,
       )}
       ${checks.map(

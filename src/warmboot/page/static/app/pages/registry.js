@@ -5,6 +5,9 @@ import { ago, seconds, shape, shortId, size } from "../format.js";
 import { useLive, useNow } from "../live.js";
 import { Badge, Facts, Loading, Told } from "../parts.js";
 import { snapshotTitle, tree } from "../registry.js";
+import { Garbage, SnapshotVerbs } from "./snapshot.js";
+import { act, isBusy, send } from "../actions.js";
+import { Button } from "../buttons.js";
 
 async function load(stop) {
   const [images, snapshots] = await Promise.all([get("/v1/runtime-images", stop), get("/v1/runtime-snapshots", stop)]);
@@ -17,13 +20,21 @@ export function Registry() {
     <${Told} problem=${shown.problem} />
     ${!shown.data && html`<${Loading} of=${shown} />`}
     ${shown.data?.length === 0 && html`<p class="quiet-text">There is no runtime image. The overview has the commands to begin with.</p>`}
-    ${shown.data?.map(({ image, below }) => html`<${Image} key=${image.id} image=${image} below=${below} />`)}`;
+    ${shown.data?.map(({ image, below }) => html`<${Image} key=${image.id} image=${image} below=${below} />`)}
+    ${shown.data && html`<${Garbage} />`}`;
 }
 
 function Image({ image, below }) {
   const at = useNow();
+  const busy = isBusy(image.id);
+  const body = { runtime_image_id: image.id };
+  const build = () => act(image.id, `Beginning to build a version of ${image.name}`, () => send("POST", "/v1/runtime-snapshots", body));
+  const remove = () => act(image.id, `Removing ${image.name}`, () => send("DELETE", `/v1/runtime-images/${image.id}`));
   return html`<section class="image">
-    <header class="section"><h2>${image.name}</h2></header>
+    <header class="section"><h2>${image.name}</h2><span class="buttons">
+      <${Button} label="Build a version" busy=${busy} onPress=${build} />
+      ${below.length === 0 && html`<${Button} label="Remove" danger busy=${busy} asks=${`Remove the runtime image ${image.name}?`} onPress=${remove} />`}
+    </span></header>
     <${Told} problem=${image.damage} />
     <p class="quiet-text">runtime image ${shortId(image.id)}, ${size(image.stored_bytes)}, registered ${ago(image.created_at, at)}, guest agent ${image.agent_version}</p>
     ${below.length === 0 && html`<p class="quiet-text">It has no snapshot: containers boot cold. <code>warmboot snapshot create ${image.name}</code></p>`}
@@ -49,6 +60,7 @@ function Snapshot({ one, at }) {
       <span class="quiet-text">${shape(one.shape)}${one.depth === "runtime" && one.weight !== 100 ? `, weight ${one.weight}` : ""}${one.stored_bytes === null ? "" : `, ${size(one.stored_bytes)}`}${boot_s.median === null ? "" : `, boots in ${seconds(boot_s.median)}`}</span>
     </summary>
     <${Told} problem=${one.error} />
+    <${SnapshotVerbs} one=${one} />
     <${Facts} of=${[
       ["Id", html`<code>${one.id}</code>`],
       ["Not usable because", !one.usable && one.state === "ready" && one.unusable_because],
