@@ -322,7 +322,7 @@ async def test_what_a_proxy_passes_on_needs_a_token(door: Door) -> None:
 
 
 async def test_a_member_of_the_group_comes_in_by_the_socket(door: Door) -> None:
-    by_socket = ("--unix-socket", str(door.socket), "http://any.name/v1/containers")
+    by_socket = ("--unix-socket", str(door.socket), "http://any-name/v1/containers")
     assert await curl(*by_socket, by=AS_MEMBER) == (200, "")
     assert await curl(*by_socket) == (200, "")
 

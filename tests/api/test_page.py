@@ -21,7 +21,11 @@ from warmboot.page.files import STATIC
 MOST_LINES = 400
 MOST_SCRIPT_KIB = 250
 FILES = page_files()
-OURS = [path for path in FILES if path.startswith("/page/app/")]
+(MAIN,) = (path for path in FILES if path.endswith("/app/main.js"))
+FOLDER = MAIN.removesuffix("app/main.js")
+OURS = [
+    path.removeprefix(FOLDER) for path in FILES if "vendor" not in path and path.endswith(".js")
+]
 _IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*\(?["']([^"']+)["']""")
 
 
@@ -51,7 +55,8 @@ async def test_everybody_gets_the_page_and_nobody_its_data(stranger: httpx.Async
 @pytest.mark.parametrize(
     "path",
     ["/page/files.py", "/page/../files.py", "/page/%2e%2e/files.py", "/page/app", "/page/app/",
-     "/page/index.html", "/page/package.json", "/page//style.css", "/page/%00"],
+     "/page/index.html", FOLDER + "package.json", FOLDER + "/style.css", FOLDER + "../files.py",
+     FOLDER, "/page/0000/style.css", "/page/%00"],
 )  # fmt: skip
 async def test_nothing_beside_its_files_is_served(http: httpx.AsyncClient, path: str) -> None:
     assert (await http.get(path)).status_code == 404
@@ -65,13 +70,15 @@ async def test_only_reading_is_possible(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_browser_that_has_it_is_told_so(http: httpx.AsyncClient) -> None:
-    first = await http.get("/page/app/main.js", headers={"Accept-Encoding": "br, gzip;q=0.5"})
+    first = await http.get(MAIN, headers={"Accept-Encoding": "br, gzip;q=0.5"})
     assert first.headers["content-encoding"] == "gzip"
-    again = await http.get("/page/app/main.js", headers={"If-None-Match": first.headers["etag"]})
+    again = await http.get(MAIN, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    other = await http.get("/page/app/main.js", headers={"If-None-Match": '"of-an-older-one"'})
+    assert "immutable" in again.headers["cache-control"]  # its path names its version
+    assert (await http.get("/")).headers["cache-control"] == "no-cache"
+    other = await http.get(MAIN, headers={"If-None-Match": '"of-an-older-one"'})
     assert other.status_code == 200
-    plain = await http.get("/page/app/main.js", headers={"Accept-Encoding": "gzip;q=0"})
+    plain = await http.get(MAIN, headers={"Accept-Encoding": "gzip;q=0"})
     assert "content-encoding" not in plain.headers
 
 
@@ -99,7 +106,7 @@ def test_all_that_it_loads_is_its_own_and_nothing_stands_in_the_document() -> No
 
 @pytest.mark.parametrize("path", OURS)
 def test_its_modules_are_short_and_put_no_text_into_markup(path: str) -> None:
-    text = FILES[path].content.decode()
+    text = FILES[FOLDER + path].content.decode()
     assert len(text.splitlines()) <= MOST_LINES
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(", text

@@ -23,10 +23,12 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Asked for again each time, and answered with 304: the page is always the manager's own.
-    "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
+
+
+# The document is asked for again each time, and names the version of all the others.
+_CACHED = {True: "no-cache", False: "public, max-age=31536000, immutable"}
 
 
 def install_page(app: FastAPI) -> None:
@@ -52,7 +54,8 @@ def install_page(app: FastAPI) -> None:
 
 
 def _answer(file: PageFile, request: Request) -> Response:
-    headers = HEADERS | {"ETag": file.etag}
+    cached = _CACHED[request.scope["path"] == "/"]
+    headers = HEADERS | {"ETag": file.etag, "Cache-Control": cached}
     known = request.headers.get("if-none-match", "")
     if file.etag in (one.strip().removeprefix("W/") for one in known.split(",")):
         return Response(status_code=304, headers=headers)

@@ -1,9 +1,12 @@
 """The page's files, read once: what is served is what was there then, and nothing else ever is.
 
-static/index.html          /                 the only document; it loads modules and a style
-static/app/*.js            /page/app/…       the page itself, as ES modules
-static/vendor/*            /page/vendor/…    libraries (``scripts/vendor_page.py``), with licences
-static/style.css, icon.svg /page/…
+    static/index.html          /                     the only document; it loads the rest
+    static/app/*.js            /page/VERSION/app/…   the page itself, as ES modules
+    static/vendor/*            /page/VERSION/vendor/…  libraries (``scripts/vendor_page.py``)
+    static/boot.js, style.css  /page/VERSION/…
+
+VERSION is a sum of all of them, so a browser never mixes two versions, and need not ask for a file
+that it has.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 STATIC = Path(__file__).parent / "static"
+DOCUMENT = "index.html"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -39,19 +43,20 @@ class PageFile:
 def page_files() -> MappingProxyType[str, PageFile]:
     """All of them by the path of their URL."""
     paths = sorted(path for path in STATIC.rglob("*") if path.suffix in _TYPES)
-    return MappingProxyType({_url(path): _read(path) for path in paths})
+    contents = {path.relative_to(STATIC).as_posix(): path.read_bytes() for path in paths}
+    below = f"/page/{_sum(*contents.values())}/"
+    document = contents.pop(DOCUMENT).replace(b'"/page/', f'"{below}'.encode())
+    files = {below + name: _file(name, content) for name, content in contents.items()}
+    return MappingProxyType({"/": _file(DOCUMENT, document), **files})
 
 
-def _url(path: Path) -> str:
-    name = path.relative_to(STATIC).as_posix()
-    return "/" if name == "index.html" else f"/page/{name}"
+def _file(name: str, content: bytes) -> PageFile:
+    compressed = gzip.compress(content, mtime=0)
+    return PageFile(_TYPES[Path(name).suffix], content, compressed, f'"{_sum(content)}"')
 
 
-def _read(path: Path) -> PageFile:
-    content = path.read_bytes()
-    return PageFile(
-        _TYPES[path.suffix],
-        content,
-        gzip.compress(content, mtime=0),
-        f'"{hashlib.sha256(content).hexdigest()[:32]}"',
-    )
+def _sum(*contents: bytes) -> str:
+    found = hashlib.sha256()
+    for content in contents:
+        found.update(hashlib.sha256(content).digest())
+    return found.hexdigest()[:16]
