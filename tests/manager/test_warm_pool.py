@@ -9,12 +9,13 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.support.impatient import impatient_with_docker
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host.guest import guest_connections
+from warmboot.host.guest import guest_connections, guest_link
 from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
 from warmboot.hypervisors import process
@@ -74,6 +75,41 @@ async def test_it_is_met_on_the_connection_that_it_has(
     await waiting.create("met")
     await waiting.wait("met", Until.RUNNING)
     assert set(booted_by) == {BootMethod.WARM}, "only Docker is spoken to on others, and later"
+
+
+async def test_after_hours_it_gets_the_time_the_entropy_and_the_token_of_now(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_ns, sent = 0, list[dict[str, Any]]()
+    clock = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + late_ns)
+    body_of = guest_link._identity_body
+
+    def note(identity: guest_link.Identity) -> dict[str, Any]:
+        sent.append(body_of(identity))
+        return sent[-1]
+
+    monkeypatch.setattr(guest_link, "POOLED_KEEP_ALIVE_S", 0.0)  # it has been closed since
+    async with place.manager(pool_min_vms=2, pool_max_vms=2) as manager:
+        await manager.snapshot()
+        await pooled(manager, 2)
+        before = vm_folders(manager)
+        monkeypatch.setattr(guest_link, "time", clock)
+        monkeypatch.setattr(guest_link, "_identity_body", note)
+        late_ns = 5 * 3600 * 10**9
+        for number, name in enumerate(("one", "two")):
+            asked_ns = clock.time_ns()
+            container = await manager.run(name)
+            assert container.boot_method is BootMethod.WARM
+            assert container.vm_id in before
+            ours = sent[number]
+            assert asked_ns <= ours["clock_ns"] <= clock.time_ns()
+            (record,) = await manager.store.vms.of_owner(container.id)
+            assert ours["token"] == record.token
+            (stage,) = [stage for stage in container.stages if stage.name == "identity"]
+            assert {"entropy", "clock", "token"} <= {step.name for step in stage.steps}
+            late_ns *= 2
+        for key in ("entropy", "token", "machine_id", "hostname"):
+            assert sent[0][key] != sent[1][key]
 
 
 async def test_more_boots_than_the_pool_has_start_their_own(waiting: Manager) -> None:

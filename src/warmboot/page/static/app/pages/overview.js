@@ -141,11 +141,11 @@ function Runs({ counts, info }) {
       })}
     </div>`;
   });
-  const pool = info.standby_vms_most > 0;
+  const pool = info.warm_pool;
   return html`<${Section} title="What runs">
     <div class="tiles">
       ${tiles}
-      ${pool && html`<div class="tile"><h3>Warm pool</h3><p><strong>${info.standby_vms}</strong> of ${info.standby_vms_most} VMs are ready</p></div>`}
+      ${pool.max > 0 && html`<div class="tile"><h3>Warm pool</h3><p><strong>${pool.ready}</strong> of ${pool.size} VMs are ready</p>${pool.memory_short && html`<p class="quiet-text">memory is short</p>`}</div>`}
     </div>
     <p class="quiet-text">warmboot ${info.version} on ${info.hypervisor} ${info.hypervisor_version} (${info.accelerator})</p>
   </${Section}>`;
