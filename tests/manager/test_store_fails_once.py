@@ -30,6 +30,7 @@ from warmboot.host.vm import live_vm
 from warmboot.hypervisors import process
 from warmboot.hypervisors.process import start_time_ticks
 from warmboot.manager import housekeeping
+from warmboot.manager.containers.containers import Containers
 from warmboot.manager.core import background, retry_until_stored
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
@@ -37,6 +38,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage import expire_records
 from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
+from warmboot.manager.tenants import park_by_policy
 from warmboot.manager.vms import warm_pool as warm_pool_
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.recover_worker import RecoverWorker
@@ -56,6 +58,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(part, "FIRST_PAUSE_S", 0.01)
         monkeypatch.setattr(part, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(warm_pool_, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(park_by_policy, "LONGEST_LOOK_S", 0.05)
     monkeypatch.setattr(process, "_give_way", lambda _: None)
     monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
     monkeypatch.setattr(in_progress, "QUIET_S", 0.0)
@@ -100,6 +103,16 @@ async def warm_pool(manager: Manager, store: FailingStore) -> None:
         return (await manager.services.system.info()).warm_pool.ready == 1
 
     await eventually(filled, "a VM is in the pool")
+
+
+async def wake_at_start(manager: Manager, store: FailingStore) -> None:
+    await manager.run("web", "sleep", "100", park_at_shutdown=True)
+    assert isinstance(manager.containers, Containers)
+    by_policy = manager.containers.by_policy
+    await by_policy.stop()
+    assert (await manager.containers.get("web")).state is ContainerState.PARKED
+    await by_policy.start()
+    await manager.wait("web", Until.RUNNING)
 
 
 async def bring_up(manager: Manager, store: FailingStore) -> None:
@@ -330,6 +343,8 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
     Work.WARM_POOL: ("warm-pool", warm_pool, {"pool_min_vms": 1, "pool_max_vms": 1}),
     Work.EXPIRE_RECORDS: ("forget-old", rounds, {}),
     Work.PUT_AWAY_EXITED: ("put-away-exited", rounds, {"park_exited_after_s": 0.2}),
+    Work.PARK_IDLE: ("park-idle", rounds, {}),
+    Work.WAKE_AT_START: ("wake-at-start", wake_at_start, {}),
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
     Work.WATCH_ENGINES: ("holder ", an_engine_whose_holder_ends, {}),
