@@ -99,4 +99,6 @@ function stored() {
 }
 
 followEvents();
-render(html`<${Page} />`, document.getElementById("page"));
+const root = document.getElementById("page");
+root.replaceChildren();
+render(html`<${Page} />`, root);
