@@ -15,6 +15,7 @@ import pytest
 import zstandard
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
+from tests.e2e.test_e2e_boot import fetch
 from tests.support.ports import free_port
 from tests.support.registry import (
     Image,
@@ -25,7 +26,9 @@ from tests.support.registry import (
     silent_registry,
     untagged,
 )
-from tests.support.vms import Site, eventually, slot_of
+from tests.support.vms import TINY, Site, eventually, slot_of
+
+from warmboot.model.errors import NotFound
 
 SAY = ("sh", "-c", "busybox cat /www/index.html; sleep 1000")
 
@@ -54,6 +57,20 @@ async def test_an_image_of_the_hosts_own_registry_is_pulled_by_the_guest(
     assert seen.pop("127.0.0.1:8080") == PAGE.decode().strip()
     assert len(seen) == 4
     assert [text for text in seen.values() if not UNREACHED.fullmatch(text)] == []
+
+    prepared = (await site.cli("image", "prepare", reference)).out.strip()
+    try:
+        quick = await site.run("quick", "-p", "8080", reference)
+        assert (quick["boot_method"], quick["runtime_snapshot_id"]) == ("warm", prepared)
+        assert "pull" not in [stage["name"] for stage in quick["stages"]]
+        assert site.log_lines(f"{reference} is prepared after")
+    finally:
+        await site.cli("image", "rm", reference)
+    record = await site.vm("quick")
+    async with site.link(record) as link:
+        with pytest.raises(NotFound):  # a start was walked with it, and it was removed
+            await link.docker.inspect("warmboot-walk")
+    assert await fetch(quick["ports"][0]["host_port"]) == PAGE, "it runs on without its snapshot"
 
 
 @pytest.mark.registry
@@ -86,18 +103,40 @@ async def test_a_registry_that_does_not_answer(site: Site) -> None:
 
 
 async def test_a_registry_that_falls_silent(site: Site) -> None:
-    """Docker in the guest would wait for it for ever."""
+    """Docker in the guest would wait for it for ever. Meanwhile the VM of an exited container is
+    parked."""
+    await site.cli("run", "--name", "ended", TINY, "sh", "-c", "echo said; exit 3", code=3)
     await site.stop()
-    await site.start({"MANAGER_PULL_SILENCE_S": "10"})
+    await site.start({"MANAGER_PULL_SILENCE_S": "10", "MANAGER_PARK_EXITED_AFTER_S": "4"})
     async with registry_that_falls_silent() as port:
         reference = f"localhost:{port}/app:1"
         ran = await site.cli("run", "-d", "--keep", "--name", "silenced", reference, code=125)
     assert f"error: {reference} could not be pulled" in ran.err
     found = await site.inspect("silenced")
     assert "said nothing for 10 s" in found["error"]["details"]
+    await _starts_again_after_it_was_put_away(site, "ended", "said\n")
     await _failed_without_residue(site, "silenced", "registry-unavailable")
     await site.stop()
     await site.start()
+
+
+async def _starts_again_after_it_was_put_away(site: Site, name: str, said: str) -> None:
+    async def put_away() -> bool:
+        return site.vmms() == []
+
+    await eventually(put_away, "its VM is parked")
+    ended = await site.inspect(name)
+    assert (ended["state"], ended["exit_code"], ended["vm_id"]) == ("exited", 3, None)
+    assert (await site.cli("logs", name)).out == said
+    assert site.vmms() == [], "its log was read from the copy"
+    await site.cli("start", name)
+
+    async def again() -> bool:
+        return (await site.cli("logs", name)).out == said * 2
+
+    await eventually(again, "it has run once more, in the VM that was parked")
+    assert (await site.inspect(name))["boot_method"] == "warm"
+    await site.cli("rm", "-f", name)
 
 
 async def _failed_without_residue(site: Site, name: str, code: str) -> None:
