@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from warmboot.api import check_bind, create_app
+from warmboot.model.conventions.caller import CALLER
 from warmboot.model.errors import InvalidRequest
 
 TOKENS = frozenset({"one-token", "other-token"})
@@ -29,6 +31,26 @@ async def test_a_known_token_opens_and_any_other_does_not(fakes: FakeServices) -
             answer = await http.get("/v1/containers", headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_who_goes_first_is_decided_by_the_token(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, create = list[str](), fakes.containers.create
+
+    async def note(*given: Any, **options: Any) -> Any:
+        seen.append(CALLER.get())
+        return await create(*given, **options)
+
+    monkeypatch.setattr(fakes.containers, "create", note)
+    async with http_to(create_app(fakes.services, tokens=TOKENS)) as http:
+        for number, token in enumerate(("one-token", "other-token", "one-token")):
+            body = {"name": f"c{number}", "image": "busybox"}
+            answer = await http.post("/v1/containers", json=body, headers=bearer(token))
+            assert answer.status_code < 300, answer.text
+    assert seen[0] == seen[2] != seen[1]
+    assert "" not in seen
+    assert "token" not in "".join(seen), "not the token itself"
 
 
 async def test_only_health_checks_are_open_when_there_are_tokens(fakes: FakeServices) -> None:

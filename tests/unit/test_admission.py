@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from typing_extensions import override
 
 from warmboot.manager.core.admission import BootAdmission
+from warmboot.manager.core.fair_semaphore import FairSemaphore
+from warmboot.model.conventions.caller import CALLER
 
 FOR_EVER_S = 3600.0
 
@@ -21,7 +28,8 @@ class Boots:
         self._steps: dict[str, asyncio.Semaphore] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def ask(self, *names: str) -> None:
+    async def ask(self, *names: str, by: str = "") -> None:
+        CALLER.set(by)
         for name in names:
             self._steps[name] = asyncio.Semaphore(0)
             self._tasks.append(asyncio.create_task(self._boot(name)))
@@ -62,6 +70,98 @@ async def test_one_is_prepared_while_the_guest_of_the_one_before_is_at_work() ->
     assert boots.said[3:] == [], "b waits for a's guest, and c for b"
     await boots.go_on("a")
     assert boots.said[3:] == ["b runs", "c is prepared"]
+
+
+async def test_a_burst_of_one_caller_does_not_keep_anothers_single_start_waiting() -> None:
+    boots = Boots(BootAdmission(1, FOR_EVER_S))
+    burst = [f"burst {number}" for number in range(5)]
+    await boots.ask(*burst, by="one")
+    await boots.ask("single", by="other")
+    await boots.ask("third", by="third")
+    await boots.go_on(burst[0])
+    assert boots.said[-1] == "single is prepared", "not after four others"
+    await boots.go_on("single")  # it waits for the guest of the first
+    await boots.go_on(burst[0])
+    assert boots.said[-2:] == ["single runs", f"{burst[1]} is prepared"], "by turns"
+    await boots.go_on(burst[1], "single")
+    assert boots.said[-2:] == [f"{burst[1]} runs", "third is prepared"]
+    await boots.go_on("third", burst[1])
+    assert boots.said[-2:] == ["third runs", f"{burst[2]} is prepared"], "in its order"
+
+
+class Turns(RuleBasedStateMachine):
+    """Any callers that come, are given up and give back: nothing is lost, and nobody overtaken by
+    more than one of each other caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.most = 2
+        self.semaphore = FairSemaphore(self.most)
+        self.waiting: list[tuple[str, asyncio.Task[None], Counter[str]]] = []
+        self.holders = 0
+
+    def _settle(self) -> None:
+        self.loop.run_until_complete(settled())
+        for entry in tuple(self.waiting):
+            caller, task, _ = entry
+            if task.done():
+                self.waiting.remove(entry)
+                self.holders += 1
+                for other, _, passed in self.waiting:
+                    if other != caller:
+                        passed[caller] += 1
+
+    @rule(caller=st.sampled_from("abc"))
+    def ask(self, caller: str) -> None:
+        task = self.loop.create_task(self.semaphore.acquire(caller))
+        first = all(other != caller for other, _, _ in self.waiting)
+        passed = Counter[str]() if first else Counter({caller: -1_000})
+        self.waiting.append((caller, task, passed))
+        self._settle()
+
+    @precondition(lambda self: self.holders)
+    @rule()
+    def give_back(self) -> None:
+        self.holders -= 1
+        self.semaphore.release()
+        self._settle()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), given_too=st.booleans())
+    def give_up(self, data: st.DataObject, given_too: bool) -> None:
+        entry = data.draw(st.sampled_from(self.waiting))
+        if given_too and self.holders:
+            self.holders -= 1
+            self.semaphore.release()
+        entry[1].cancel()
+        self.waiting.remove(entry)
+        self._settle()
+        assert entry[1].cancelled()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.holders <= self.most
+        assert not self.waiting or self.holders == self.most
+
+    @invariant()
+    def the_first_of_a_caller_is_overtaken_once_by_each_other(self) -> None:
+        seen = set[str]()
+        for caller, _, passed in self.waiting:
+            if caller not in seen and min(passed.values(), default=0) >= 0:
+                assert max(passed.values(), default=0) <= 1
+            seen.add(caller)
+
+    @override
+    def teardown(self) -> None:
+        for _, task, _ in self.waiting:
+            task.cancel()
+        self.loop.run_until_complete(settled())
+        self.loop.close()
+
+
+TestTurns = Turns.TestCase
+TestTurns.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 
 
 async def test_as_many_guests_run_as_may() -> None:

@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from warmboot.api.middleware.sock_diag import Address
 from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, refuse
+from warmboot.model.conventions.caller import CALLER
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
 from warmboot.page import page_files
 
@@ -119,7 +120,11 @@ class AuthMiddleware:
             return
         state = scope.setdefault("state", {})
         state["caller"] = caller
-        await self.app(scope, receive, send)
+        known = CALLER.set(caller)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            CALLER.reset(known)
 
     async def _caller(self, scope: Scope) -> str:
         headers, by_socket = Headers(scope=scope), came_by_socket(scope)

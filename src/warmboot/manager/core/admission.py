@@ -11,6 +11,9 @@ prepared, most of them end early, and the last one no later::
     ahead         VMs of the warm pool: while nobody waits for a container
     background    snapshots' files, one piece of work at a time: begins when boots have passed
 
+Callers have their turns one after the other: a burst of one of them does not keep another's single
+start waiting for all of it.
+
 No boot, nor what follows one, waits longer than ``wait_timeout_s``, whatever hangs before it.
 
 What is under way already is not stopped for a boot; the kernel sees to it. VMMs of the warm pool,
@@ -29,6 +32,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection
 from uuid import UUID
 
+from warmboot.manager.core.fair_semaphore import FairSemaphore
+from warmboot.model.conventions.caller import CALLER
+
 WAIT_TIMEOUT_S = 1.0
 GUESTS_AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
 
@@ -37,8 +43,8 @@ class BootAdmission:
     """``most``: how many guests are booted at once."""
 
     def __init__(self, most: int, wait_timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        self.preparing = asyncio.Semaphore(1)
-        self.running = asyncio.Semaphore(most)
+        self.preparing = FairSemaphore(1)
+        self.running = FairSemaphore(most)
         self.boots = _Count()
         self.users = _Count()
         self._wait_timeout_s = wait_timeout_s
@@ -46,8 +52,8 @@ class BootAdmission:
         self._files_of: Counter[UUID] = Counter()
 
     def boot(self) -> BootTicket:
-        """A ticket for one boot that somebody waits for; its ``over`` is to be called."""
-        return BootTicket(self)
+        """A ticket for one boot that ``CALLER`` waits for; its ``over`` is to be called."""
+        return BootTicket(self, CALLER.get())
 
     async def after_boots(self) -> None:
         """Return when no boot is admitted or waits to be."""
@@ -94,17 +100,20 @@ class BootTicket:
     Its methods are called in their order; any may be left out, or called again.
     """
 
-    def __init__(self, admission: BootAdmission) -> None:
+    def __init__(self, admission: BootAdmission, caller: str) -> None:
         self._admission = admission
+        self._caller = caller
         self._boots = self._prepares = self._runs = False
         self._waits = True
         admission.users.add(+1)
 
     async def prepare(self) -> None:
-        """Wait, in the order of asking, until no other boot is prepared."""
+        """Wait until no other is prepared: the caller's own in their order, callers by turns."""
         self._begin()
         if not self._prepares:
-            self._prepares = await self._admission.in_time(self._admission.preparing.acquire())
+            self._prepares = await self._admission.in_time(
+                self._admission.preparing.acquire(self._caller)
+            )
 
     def prepared(self) -> None:
         """The boot's guest is at work; the next boot may be prepared."""
@@ -116,7 +125,9 @@ class BootTicket:
         """Wait until the guest may run."""
         self._begin()
         if not self._runs:
-            self._runs = await self._admission.in_time(self._admission.running.acquire())
+            self._runs = await self._admission.in_time(
+                self._admission.running.acquire(self._caller)
+            )
 
     def ran(self) -> None:
         """The guest has done its part; another may run."""

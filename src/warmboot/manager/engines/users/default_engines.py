@@ -21,6 +21,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.tenants.park_tenant import AROUND_PARKED
+from warmboot.model.conventions.caller import CALLER
 from warmboot.model.conventions.engine_front import WAKE_TIMEOUT_S
 from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import (
@@ -83,6 +84,7 @@ class DefaultEngines:
         if uid not in self._users:
             raise NotFound(f"the user {uid} has no default engine any more")
         name = self._name(uid)
+        CALLER.set(f"user {uid}")  # of the task that answers this
         async with self._locks[uid]:
             engine_id = await self._begun(uid, name, gone=gone)
         # Not for what came up with it: the front lets wait who wants more than a greeting.
