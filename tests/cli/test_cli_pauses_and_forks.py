@@ -52,6 +52,7 @@ def test_what_has_the_name_is_forked(cli: Cli) -> None:
     assert "there is a container web and an engine web" in unclear.stderr
     assert cli("fork", "web", "--type", "engine").stdout == "web-1\n"
     assert cli("fork", "--type", "container", "web-1").stdout == "web-1-1\n"
+    assert cli("fork", "--writable-folders", "web-1-1").stdout == "web-1-1-1\n"
     assert cli("fork", "web", "-n", "0").returncode == 2
     many = cli("fork", "ci", "-n", "2000")
     assert (many.stdout, many.returncode) == ("", 1)
