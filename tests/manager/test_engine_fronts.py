@@ -62,8 +62,10 @@ async def test_a_front_of_other_code_goes_on_with_what_it_has_begun(
             async with docker(engine) as other:
                 await create_container(other, "seen")
             assert "busybox" in await anext(events), "the stream of the old one"
+            assert await m.host.front.unused_s() == {}, "nobody knows of whom it is"
             await stream.aclose()
             await m.until(lambda: asyncio.to_thread(lambda: old not in front_pids(place.storage)))
+            assert list(await m.host.front.unused_s()) == [str(engine.id)]
             assert (await kept.get("/_ping")).status_code == 200, "it connects again"
             monkeypatch.undo()
             await engines_of(m).delete("ci", force=True)

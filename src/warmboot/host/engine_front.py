@@ -83,6 +83,8 @@ class EngineFront:
         self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._pidfd = -1
+        self._retired: tuple[int, int] | None = None
+        """The last front that was: its pid and start time. It ends with the streams it passes."""
         self._connecting = asyncio.Lock()
 
     def socket_of(self, name: str) -> Path:
@@ -116,7 +118,11 @@ class EngineFront:
         await self._call("greeted", id=engine_id)
 
     async def unused_s(self) -> Mapping[str, float]:
-        """For how many seconds nothing was asked of each engine, by id. ``HostError``."""
+        """For how many seconds nothing was asked of each engine, by id; nothing while a front that
+        was retired may still pass something. ``HostError``."""
+        if self._retired is not None and (pidfd := open_process(*self._retired)) is not None:
+            os.close(pidfd)
+            return {}
         found: Mapping[str, float] = (await self._call("unused"))["engines"]
         return found
 
@@ -199,6 +205,7 @@ class EngineFront:
                 await self._learn_logins(channel)
                 if found.get("code") != _code():  # earlier ones did not tell it
                     log.info("the front runs other code, and is retired", **found)
+                    self._retired = _noted(self.folder / PROCESS_FILE)
                     await channel.call("retire")
                     channel.close()
                     return
@@ -328,13 +335,18 @@ def _not_there(why: str) -> HostError:
     )
 
 
-def _end_hung(file: Path) -> None:
-    """Nothing passes through it any more, and it would hold what it has for ever."""
+def _noted(file: Path) -> tuple[int, int] | None:
+    """A front's pid and start time, as its manager has noted them."""
     try:
         pid, start_time_ticks = (int(word) for word in file.read_text().split())
     except (OSError, ValueError):
-        return
-    if (pidfd := open_process(pid, start_time_ticks)) is not None:
+        return None
+    return pid, start_time_ticks
+
+
+def _end_hung(file: Path) -> None:
+    """Nothing passes through it any more, and it would hold what it has for ever."""
+    if (noted := _noted(file)) is not None and (pidfd := open_process(*noted)) is not None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)

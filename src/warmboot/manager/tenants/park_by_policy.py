@@ -227,10 +227,9 @@ class ParkByPolicy(Generic[T]):
             try:
                 await check()
                 await self._locks.refuse_removed(found, self._parks.park(found, check=check))
-            except Conflict:
-                if not used:
-                    raise
-                log.info(f"{tenant.name} was not parked: somebody uses it again")
+            except Conflict as error:  # which is no failure of ours
+                told = log.info if used else log.warning
+                told(f"{tenant.name} was not parked: {error.brief}", details=error.details)
 
 
 def _came(before: ForwardedConnections, now: ForwardedConnections) -> bool:
