@@ -123,7 +123,7 @@ test("what can be done is what the state allows, and what removes asks first", (
   assert.deepEqual(labels("container", "parked"), ["Wake", "Remove"]);
   assert.ok(!labels("engine", "stopped").includes("Stop"));
   assert.deepEqual(verbs("container", "unheard-of"), []);
-  for (const noun of ["container", "engine"]) {
+  for (const noun of ["container", "engine", "worker"]) {
     // Of each state in the model something is known, which `WARMBOOT_STATES` lists.
     const known = JSON.parse(process.env.WARMBOOT_STATES ?? "{}")[noun];
     if (known) assert.deepEqual(states(noun).sort(), known.sort());

@@ -12,6 +12,7 @@ import pytest
 
 from warmboot.model.container import ContainerState
 from warmboot.model.tenants.engine import EngineState
+from warmboot.model.worker import WorkerState
 
 TESTS = Path(__file__).with_name("page_logic.test.mjs")
 TIMEOUT_S = 120
@@ -19,7 +20,11 @@ TIMEOUT_S = 120
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_words_pictures_lists_and_buttons_of_the_page() -> None:
-    states = {"container": list(ContainerState), "engine": list(EngineState)}
+    states = {
+        "container": list(ContainerState),
+        "engine": list(EngineState),
+        "worker": list(WorkerState),
+    }
     ran = subprocess.run(
         ("node", "--test", str(TESTS)),
         env=os.environ | {"WARMBOOT_STATES": json.dumps(states)},

@@ -63,6 +63,14 @@ export function status(one, nowMs) {
   }
 }
 
+/** What `warmboot worker ls` says. */
+export function workerStatus(one, nowMs) {
+  if (one.state === "paused" && one.paused_at) return `paused for ${told(one.paused_at, nowMs)}`;
+  if (one.state === "exited" && one.exit_code !== null) return `exited (${one.exit_code})`;
+  if (one.state === "creating" && one.docker_id && !one.start) return "created, not started";
+  return one.state;
+}
+
 /** Whether its VM stands still because the disk is full. */
 export const isStalled = (one) => one.state === "running" && one.error?.code === "disk-full";
 

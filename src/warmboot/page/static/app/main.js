@@ -4,10 +4,12 @@ import { admitted, get, refused, signIn, token } from "./api.js";
 import { html, render, useEffect, useRef, useState } from "./dom.js";
 import { connection, connects, followEvents } from "./events.js";
 import { Container, Containers } from "./pages/containers.js";
+import { Doctor } from "./pages/doctor.js";
 import { Engine, Engines } from "./pages/engines.js";
 import { Events } from "./pages/events.js";
 import { Overview } from "./pages/overview.js";
 import { Registry } from "./pages/registry.js";
+import { Worker, Workers } from "./pages/workers.js";
 import { Told } from "./parts.js";
 import { link, place } from "./router.js";
 
@@ -15,8 +17,10 @@ const NOUNS = [
   ["overview", "Overview", Overview],
   ["containers", "Containers", Containers, Container],
   ["engines", "Engines", Engines, Engine],
+  ["workers", "Workers", Workers, Worker],
   ["registry", "Registry", Registry],
   ["events", "Events", Events],
+  ["doctor", "Doctor", Doctor],
 ];
 const THEMES = ["auto", "light", "dark"];
 const CONNECTIONS = { connecting: "connecting", live: "live", lost: "connection lost" };

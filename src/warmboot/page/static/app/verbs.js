@@ -14,6 +14,9 @@ const FORK = verb("Fork", "Forking", "fork", { body: { count: 1 } });
 const REMOVE = verb("Remove", "Removing", "", { method: "DELETE", asks: "and all that is in it" });
 const FORCE = { ...REMOVE, path: "?force=true", asks: "though it runs, and all that is in it" };
 
+const CHECKPOINT = verb("Checkpoint", "Making a checkpoint of", "checkpoints");
+const RESUME = verb("Resume", "Resuming", "resume");
+
 const BY_STATE = {
   container: {
     created: [START, REMOVE],
@@ -36,6 +39,17 @@ const BY_STATE = {
     waking: [FORCE],
     stopped: [START, REMOVE],
     failed: [START, REMOVE],
+    deleting: [],
+  },
+  worker: {
+    creating: [FORCE],
+    running: [PAUSE, CHECKPOINT, FORCE],
+    checkpointing: [FORCE],
+    pausing: [FORCE],
+    paused: [RESUME, REMOVE],
+    resuming: [FORCE],
+    exited: [REMOVE],
+    failed: [REMOVE],
     deleting: [],
   },
 };

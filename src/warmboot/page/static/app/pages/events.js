@@ -11,7 +11,7 @@ const LOADED = 500;
 const KEPT = 2000;
 const SHOWN = 200;
 const DRAWN_EVERY_MS = 100;
-const PAGES = { container: "containers", engine: "engines" };
+const PAGES = { container: "containers", engine: "engines", worker: "workers" };
 
 async function load(stop) {
   const first = async (after) => (await get(`/v1/events?after=${after}&limit=1`, stop)).items[0]?.id ?? null;

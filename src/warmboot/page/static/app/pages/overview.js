@@ -45,15 +45,19 @@ async function loadCounts(stop) {
 
 async function loadTrouble(stop) {
   const some = { limit: 20 };
-  const [failed, running, engines, snapshots, checks] = await Promise.all([
+  const [failed, running, engines, workers, snapshots, checks] = await Promise.all([
     listOf("/v1/containers", { ...some, state: "failed" }, stop),
     listOf("/v1/containers", { limit: 200, state: "running" }, stop),
     listOf("/v1/engines", { ...some, state: "failed" }, stop),
+    listOf("/v1/workers", { ...some, state: "failed" }, stop).catch((problem) => {
+      if (stop.aborted || !problem.status) throw problem;
+      return []; // there is no Docker on this host: the doctor says so
+    }),
     listOf("/v1/runtime-snapshots", { ...some, state: "unhealthy" }, stop),
     listOf("/v1/doctor", {}, stop),
   ]);
   const ill = running.filter((one) => one.error || one.answering === false || one.health === "unhealthy");
-  return { containers: [...failed, ...ill], engines, snapshots, checks: checks.filter((one) => !one.ok && one.required) };
+  return { containers: [...failed, ...ill], engines, workers, snapshots, checks: checks.filter((one) => !one.ok && one.required) };
 }
 
 const useSlowly = (load, kinds) => useLive(load, kinds, "", AT_MOST_EVERY_MS);
@@ -71,7 +75,7 @@ function useBoots() {
 export function Overview() {
   const counted = useSlowly(loadCounts, ["container.", "engine.", "worker.", "runtime-image."]);
   const used = useSlowly((stop) => itemOf(`/v1/system/usage?window_s=${HOUR_S}`, stop), ["container.", "engine."]);
-  const trouble = useSlowly(loadTrouble, ["container.", "engine.", "runtime-snapshot.", "network."]);
+  const trouble = useSlowly(loadTrouble, ["container.", "engine.", "worker.", "runtime-snapshot.", "network."]);
   const { boots, at, problem } = useBoots();
   const has = (metric) => Object.values(counted.data?.counts[metric] ?? {}).some((count) => count > 0);
   const empty = counted.data && !(counted.data.images.length && (has("warmboot_containers") || has("warmboot_engines")));
@@ -102,10 +106,11 @@ function Begin({ images }) {
 
 function Attention({ of }) {
   if (!of.data) return null;
-  const { containers, engines, snapshots, checks } = of.data;
+  const { containers, engines, workers, snapshots, checks } = of.data;
   const things = [
     ...containers.map((one) => ["container", one.name, link("containers", one.id), one]),
     ...engines.map((one) => ["engine", one.name, link("engines", one.id), one]),
+    ...workers.map((one) => ["worker", one.name, link("workers", one.id), one]),
     ...snapshots.map((one) => ["snapshot", shortId(one.id), link("registry"), one]),
   ];
   if (!things.length && !checks.length) return html`<p class="well"><span class="badge good">well</span> Nothing needs attention.</p>`;
@@ -132,12 +137,11 @@ function Runs({ counts, info }) {
   const tiles = ["containers", "engines", "workers"].map((noun) => {
     const states = Object.entries(counts[`warmboot_${noun}`] ?? {}).filter(([, count]) => count > 0);
     return html`<div class="tile" key=${noun}>
-      <h3>${noun === "workers" ? "Workers" : html`<a href=${link(noun)}>${noun === "containers" ? "Containers" : "Engines"}</a>`}</h3>
+      <h3><a href=${link(noun)}>${noun.charAt(0).toUpperCase() + noun.slice(1)}</a></h3>
       ${states.length === 0 && html`<p class="quiet-text">none</p>`}
       ${states.map(([label, count]) => {
         const state = label.split('"')[1];
-        const told = html`<strong>${count}</strong> ${state}`;
-        return html`<p key=${label}>${noun === "workers" ? told : html`<a href=${`${link(noun)}?state=${state}`}>${told}</a>`}</p>`;
+        return html`<p key=${label}><a href=${`${link(noun)}?state=${state}`}><strong>${count}</strong> ${state}</a></p>`;
       })}
     </div>`;
   });
