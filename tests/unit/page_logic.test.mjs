@@ -8,6 +8,7 @@ const { coldReasons, oneAfterTheOther, saved, waterfall } = await at("boots");
 const { snapshotTitle, tree } = await at("registry");
 const { gauges } = await at("metrics");
 const { eventReader } = await at("sse");
+const { lineKeeper, seen } = await at("lines");
 const { states, verbs } = await at("verbs");
 const { brief, matches, merged, newestId } = await at("journal");
 
@@ -131,4 +132,23 @@ test("what can be done is what the state allows, and what removes asks first", (
       for (const one of verbs(noun, state)) assert.equal(Boolean(one.asks), one.method === "DELETE");
     }
   }
+});
+
+test("output is kept in lines, whatever pieces it comes in, and so many of them", () => {
+  const kept = (pieces, most = 100) => pieces.reduce((keeper, piece) => (keeper.add(piece), keeper), lineKeeper(most));
+  assert.deepEqual(kept(["a", "b\nc", "\n", "d"]).lines, ["ab", "c", "d"]);
+  assert.deepEqual(kept(["a\r", "\nb\r\n"]).lines, ["a", "b"]);
+  assert.deepEqual(kept(["10 %\r20 %\r30 %\n"]).lines, ["30 %"]);
+  assert.deepEqual(kept(["\x1b[1;3", "1mred\x1b[0m \x00\x07\ufffd\ttab\n"]).lines, ["red \ufffd\ttab"]);
+  assert.deepEqual(kept(["a\n\nb\n"]).lines, ["a", "", "b"]);
+  assert.equal(kept(["x".repeat(100_000)]).lines[0].length, 4097);
+  const many = kept(Array.from({ length: 1000 }, (_, index) => `${index}\n`));
+  assert.ok(many.lines.length <= 110 && many.lines.length >= 100);
+  assert.deepEqual([many.lines.at(-1), many.dropped + many.lines.length], ["999", 1000]);
+});
+
+test("only rows in sight are drawn", () => {
+  assert.deepEqual(seen(100_000, 18, 900_000, 360, 10), { first: 49_990, last: 50_030 });
+  assert.deepEqual(seen(3, 18, 0, 360), { first: 0, last: 3 });
+  assert.deepEqual(seen(0, 18, 0, 360), { first: 0, last: 0 });
 });

@@ -2,15 +2,18 @@
 import { encoded, get } from "../api.js";
 import { Verbs } from "../buttons.js";
 import { html } from "../dom.js";
-import { ago, port, seconds, shape, shortId, status } from "../format.js";
+import { ago, port, seconds, shape, status } from "../format.js";
 import { List } from "../list.js";
 import { useLive, useNow } from "../live.js";
+import { Log } from "../log.js";
 import { Badge, Facts, Loading, Section, Told } from "../parts.js";
 import { link } from "../router.js";
 import { states } from "../verbs.js";
 import { Waterfall } from "../waterfall.js";
 import { Attempts, bootFacts } from "./boot.js";
 
+// To read the output of one that is parked would wake it, and one that is paused does not answer.
+const READABLE = ["running", "exited"];
 const words = (list) => (list ?? []).join(" ");
 
 export function Containers() {
@@ -66,5 +69,6 @@ export function Container({ id }) {
       ["Folders", one.folders.map((folder) => `${folder.path}${folder.read_only ? " (read-only)" : ""}`).join(", ")],
     ]} />
     <${Section} title="How it was started"><${Waterfall} stages=${one.stages} /><${Attempts} of=${one} /></${Section}>
-    <p class="quiet-text">Its output: <code>warmboot logs -f ${one.name}</code>. A shell in it: <code>warmboot exec -it ${one.name} sh</code>. Its id begins with ${shortId(one.id)}.</p>`;
+    ${one.docker_id && READABLE.includes(one.state) && html`<${Section} title="Output"><${Log} path=${`/v1/containers/${one.id}/logs`} key_=${`${one.docker_id} ${one.started_at}`} /></${Section}>`}
+    <p class="quiet-text">A shell in it: <code>warmboot exec -it ${one.name} sh</code></p>`;
 }

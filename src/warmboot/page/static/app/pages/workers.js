@@ -6,6 +6,7 @@ import { html } from "../dom.js";
 import { age, ago, seconds, size, workerStatus } from "../format.js";
 import { List } from "../list.js";
 import { useLive, useNow } from "../live.js";
+import { Log } from "../log.js";
 import { Badge, Facts, Loading, Section, Told } from "../parts.js";
 import { link } from "../router.js";
 import { states } from "../verbs.js";
@@ -76,7 +77,8 @@ export function Worker({ id }) {
       ${checkpoints.length === 0 && html`<p class="quiet-text">There are none.</p>`}
       ${checkpoints.length > 0 && html`<${Checkpoints} of=${checkpoints} worker=${one} at=${at} />`}
     </${Section}>
-    <p class="quiet-text">Its output: <code>warmboot worker logs -f ${one.name}</code>. A checkpoint as a file: <code>warmboot worker export ${one.name}</code>.</p>`;
+    ${one.docker_id && one.state !== "creating" && html`<${Section} title="Output"><${Log} path=${`/v1/workers/${one.id}/logs`} key_=${`${one.docker_id} ${one.resumed_at}`} /></${Section}>`}
+    <p class="quiet-text">A checkpoint as a file: <code>warmboot worker export ${one.name}</code>.</p>`;
 }
 
 function Checkpoints({ of, worker, at }) {

@@ -1,0 +1,39 @@
+/* Output as lines, of which the newest are kept. Pure, and tested with node. */
+
+// What a terminal would do with these is not done here: colours and the like are left out.
+const CONTROL = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g;
+const MOST_CHARACTERS = 4096; // of a line: a binary without line feeds is none
+
+/** Keeps `most` lines. `add(text)` takes text in any pieces; `lines` are whole but for the last; `dropped` counts
+    those that went. */
+export function lineKeeper(most) {
+  const kept = { lines: [], dropped: 0, add, open: false };
+  function put(text) {
+    const clean = text.replace(CONTROL, "");
+    const line = clean.slice(clean.lastIndexOf("\r", clean.length - 2) + 1).replace(/\r$/, "");
+    return line.length > MOST_CHARACTERS ? `${line.slice(0, MOST_CHARACTERS)}…` : line;
+  }
+  let raw = "";
+  function add(text) {
+    const parts = (raw + text).split("\n");
+    raw = parts.pop();
+    if (raw.length > 2 * MOST_CHARACTERS) raw = raw.slice(0, 2 * MOST_CHARACTERS);
+    if (kept.open) kept.lines.pop();
+    for (const part of parts) kept.lines.push(put(part));
+    kept.open = raw !== "";
+    if (kept.open) kept.lines.push(put(raw));
+    // Not at each line: to take from the front costs as much as there are.
+    if (kept.lines.length > most * 1.1) {
+      const many = kept.lines.length - most;
+      kept.lines.splice(0, many);
+      kept.dropped += many;
+    }
+  }
+  return kept;
+}
+
+/** Which of `count` rows of `height` are seen, with some above and below. */
+export function seen(count, height, top, room, around = 20) {
+  const first = Math.max(0, Math.floor(top / height) - around);
+  return { first, last: Math.min(count, Math.ceil((top + room) / height) + around) };
+}
