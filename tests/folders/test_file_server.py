@@ -192,14 +192,14 @@ def test_handles_are_good_after_a_restart(site: Site) -> None:
     assert status(raised) == STALE
 
 
-def test_a_folder_that_is_gone_at_a_restart_is_stale_and_the_others_are_served(
+def test_a_folder_that_is_gone_at_a_restart_is_stale_until_it_is_back_and_others_are_served(
     make: Make, tmp_path: Path
 ) -> None:
     gone, stays = (own(tmp_path, name) for name in ("gone", "stays"))
     site = make(HostFolder(str(gone)), HostFolder(str(stays)))
     site.start()
     (_, of_gone), (_, of_stays) = site.mounted(0), site.mounted(1)
-    gone.rmdir()
+    away = gone.rename(tmp_path / "away")
     site.kill()
     site.start(all_of_them=False)
     client = site.client()
@@ -208,6 +208,11 @@ def test_a_folder_that_is_gone_at_a_restart_is_stale_and_the_others_are_served(
     with pytest.raises(NfsError) as raised:
         client.attributes(of_gone)
     assert status(raised) == STALE
+    away.rename(gone)
+    site.kill()
+    site.start()
+    site.client().create(of_gone, "file")
+    assert (gone / "file").exists(), "it was put back"
 
 
 def test_it_has_a_limit_of_memory_and_ends_before_its_vm(site: Site) -> None:
