@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,9 +48,12 @@ async def run_on(m: Manager) -> None:
 
 
 async def test_who_asks_for_it_is_parked_when_the_manager_stops_and_woken_when_it_starts(
-    place: Lab, monkeypatch: pytest.MonkeyPatch
+    place: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     await prepare(place, snapshot=True)
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    systemd.bind(str(tmp_path / "told"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "told"))
     freeze, answer = Vms.freeze_in_use, DefaultEngines.answer
     asked, asking = asyncio.Event(), list[asyncio.Task[set[str]]]()
 
@@ -73,6 +78,8 @@ async def test_who_asks_for_it_is_parked_when_the_manager_stops_and_woken_when_i
         monkeypatch.setattr(DefaultEngines, "answer", answers)
         monkeypatch.setattr(Vms, "freeze_in_use", freezes)
     monkeypatch.undo()
+    with systemd:
+        assert systemd.recv(100) == b"EXTEND_TIMEOUT_USEC=360000000", "it may take its time"
     assert len(vmm_pids(place.storage)) == 1, "the plain one runs on, and nobody has woken any"
     async with place.manager() as m:
         assert await asking[0] == {"/db"}
