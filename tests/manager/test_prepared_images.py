@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -16,7 +18,7 @@ from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.build_image_snapshot import BuildImageSnapshot
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import Conflict, InUse
+from warmboot.model.errors import Conflict, HostError, InUse
 from warmboot.model.runtime_snapshot import (
     IMAGE_DIGEST,
     BuildCause,
@@ -26,6 +28,7 @@ from warmboot.model.runtime_snapshot import (
 )
 from warmboot.model.tenants.boot import BootMethod, FallbackReason
 from warmboot.model.tenants.container_options import ContainerOptions, PullPolicy
+from warmboot.model.vm import VmSpec
 
 STEPS = [step.name for step in BuildImageSnapshot(*[ABSENT] * 6).saga.steps]
 
@@ -95,6 +98,33 @@ async def test_the_warm_pool_has_vms_of_it_by_demand(
         assert container.runtime_snapshot_id == made.id
         assert container.vm_id in before
         assert "pull" not in [stage.name for stage in container.stages]
+
+
+async def test_one_that_cannot_be_pooled_rests_and_keeps_no_other_out(
+    snapshot: RuntimeSnapshot, place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_give_way", lambda _: None)
+    async with place.manager(pool_min_vms=0, pool_max_vms=2) as m:
+        await prepared(m)
+        tried, prewarm = list[float](), m.host.vms.prewarm
+
+        async def failing(spec: VmSpec, path: Path) -> None:
+            if path == snapshot.snapshot_path:
+                tried.append(time.monotonic())
+                raise HostError("it does not come up")
+            await prewarm(spec, path)
+
+        monkeypatch.setattr(m.host.vms, "prewarm", failing)
+        await m.run("other", image="nginx")
+        await m.run("one")
+
+        async def look() -> bool:
+            pool = (await m.services.system.info()).warm_pool
+            kept = [one.image for one in pool.snapshots if one.ready]
+            return bool(tried) and kept == ["busybox:latest"]
+
+        await m.until(look, "the version's was tried, and the image's is in the pool")
+        assert len(tried) <= 2 + (time.monotonic() - tried[0]) / 15
 
 
 async def test_what_goes_wrong_with_it_is_told_and_the_runtime_snapshot_is_taken(

@@ -39,11 +39,11 @@ from warmboot.model.tenants.container_options import check_platform
 from warmboot.model.vm import VmRecord
 from warmboot.system import usage
 
-GiveWay = Callable[[Callable[[], bool]], Awaitable[None]]
-"""Ends what was made ahead of need until what it is given says that there is enough memory."""
+GiveWay = Callable[[int], Awaitable[None]]
+"""Ends what was made ahead of need until so many MiB of memory are free."""
 
 
-async def nobody_gives_way(enough: Callable[[], bool]) -> None:
+async def nobody_gives_way(needed_mib: int) -> None:
     """There is nothing that was made ahead of need."""
 
 
@@ -103,7 +103,7 @@ class HostAgent:
     async def have_free(self, memory_mib: int) -> int:
         """The MiB that are free, which may be less than these: only when the warm pool has given
         way."""
-        await self.give_way(lambda: self.free_memory_mib() >= memory_mib)
+        await self.give_way(memory_mib)
         return self.free_memory_mib()
 
     async def ensure_memory(self, shape: Shape) -> None:
@@ -115,7 +115,7 @@ class HostAgent:
         raise MemoryFull(
             f"{shape.memory_mib} MiB of memory are not free on this host",
             details=f"of its {self.capacity().memory_mib} MiB {free_mib} MiB are; {running} VMs "
-            "run on it, and the warm pool has given way",
+            "run on it, and what the warm pool has would not suffice",
             resolution="stop containers or engines, or ask for less memory (`--memory`)",
         )
 

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -103,7 +103,9 @@ class WarmPool:
         self._share_of_own = 1.0
         self._boots: dict[UUID, deque[float]] = {}
         self._ready: list[Prepared] = []
+        self._resting: dict[UUID, float] = {}
         self._making: asyncio.Task[None] | None = None
+        self._making_of: RuntimeSnapshot | None = None
         self._known: Mapping[UUID, RuntimeSnapshot] = {}
         self._size = PoolSize({})
         self._gave_way_at = -GAVE_WAY_S
@@ -144,6 +146,7 @@ class WarmPool:
         if not snapshot.is_reproducible or self._policy.max_vms == 0:
             return None
         self._boots.setdefault(snapshot.id, deque(maxlen=REMEMBERED)).append(time.monotonic())
+        self._resting.pop(snapshot.id, None)  # somebody asks: it is tried anew
         self._changed.set()
         for prepared in self._ready:
             if prepared.snapshot.id == snapshot.id:
@@ -156,16 +159,23 @@ class WarmPool:
     async def discard(self, prepared: Prepared) -> None:
         await self._host.vms.destroy(prepared.spec.id, prepared.slot)
 
-    async def give_way(self, enough: Callable[[], bool]) -> None:
-        """End VMs, those that are asked for least first, until there is ``enough`` memory, or none
-        is left; also the one that is being made."""
-        if enough() or not (self._ready or self._making):
+    async def give_way(self, needed_mib: int) -> None:
+        """End VMs until so much memory is free, those that are asked for least first, and the one
+        that is being made before them; none if not even all of them could have taken it."""
+
+        def lacking_mib() -> int:
+            return needed_mib - self._host.free_memory_mib()
+
+        shapes = [one.snapshot.shape for one in self._ready]
+        if self._making_of is not None:
+            shapes.append(self._making_of.shape)
+        if not 0 < lacking_mib() <= sum(shape.memory_mib for shape in shapes):
             return
         self._gave_way_at, before = time.monotonic(), self._evicted
         if (making := self._making) is not None:
             await end(making)
             self._evicted += making.cancelled()
-        while not enough() and self._ready:
+        while lacking_mib() > 0 and self._ready:
             least = min(self._ready, key=lambda one: len(self._boots.get(one.snapshot.id, ())))
             self._ready.remove(least)
             self._evicted += 1
@@ -190,9 +200,9 @@ class WarmPool:
             while True:
                 await self._admission.until_quiet()
                 self._changed.clear()
-                filled = await one_round(Work.WARM_POOL, self._fill(), self._failed)
+                await one_round(Work.WARM_POOL, self._fill(), self._failed)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_S if filled else LONGEST_PAUSE_S):
+                    async with asyncio.timeout(min(LOOK_AGAIN_S, LONGEST_PAUSE_S)):
                         await self._changed.wait()
         finally:
             if self._making is not None:
@@ -200,8 +210,8 @@ class WarmPool:
             while self._ready:
                 await self.discard(self._ready.pop())
 
-    async def _fill(self) -> bool:
-        """``True``: it did not fail."""
+    async def _fill(self) -> None:
+        """End what is not wanted, and make one that is, with a look before it."""
         size = await self._look()
         there: Counter[UUID] = Counter()
         for prepared in tuple(self._ready):
@@ -210,23 +220,33 @@ class WarmPool:
                 self._ready.remove(prepared)
                 await self.discard(prepared)
         if (missing := self._missing(size)) is None:
-            return True
-        self._changed.set()  # one after the other, with a look before each
+            return
+        self._changed.set()  # there may be another one
         if self._admission.quiet:
-            self._making = asyncio.create_task(self._make(self._known[missing]))
-            try:
-                await asyncio.wait({self._making})
-                if not self._making.cancelled():  # it gave way
-                    self._making.result()
-            finally:
-                await end(self._making)
-                self._making = None
-        return True
+            await self._make_one(self._known[missing])
+
+    async def _make_one(self, snapshot: RuntimeSnapshot) -> None:
+        """One that cannot be made rests, and the others go on."""
+        self._resting[snapshot.id] = time.monotonic() + LONGEST_PAUSE_S
+        self._making, self._making_of = asyncio.create_task(self._make(snapshot)), snapshot
+        try:
+            await asyncio.wait({self._making})
+            if not self._making.cancelled():  # it gave way
+                self._making.result()
+            self._resting.pop(snapshot.id, None)
+        finally:
+            await end(self._making)
+            self._making = self._making_of = None
 
     def _missing(self, size: PoolSize) -> UUID | None:
         """That of which the fewest are there, in proportion to what is wanted."""
-        ready = Counter(one.snapshot.id for one in self._ready)
-        shares = {one: ready[one] / wanted for one, wanted in size.wanted.items()}
+        ready, now = Counter(one.snapshot.id for one in self._ready), time.monotonic()
+        self._resting = {one: until for one, until in self._resting.items() if until > now}
+        shares = {
+            one: ready[one] / wanted
+            for one, wanted in size.wanted.items()
+            if one not in self._resting
+        }
         least = min(shares, key=lambda one: shares[one], default=None)
         return None if least is None or shares[least] >= 1 else least
 
