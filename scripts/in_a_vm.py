@@ -97,6 +97,9 @@ def main() -> None:
     build = [str(VENV / "bin/python"), "-m", "warmboot.images", "build", "--output", str(image())]
     if not (image() / "manifest.json").exists():  # an older one does as well
         subprocess.run(build, check=True, cwd=ROOT, stdout=sys.stderr)
+    wrapper = CRIU / "bin" / "criu"
+    if wrapper.exists() and f"{CRIU}/" not in wrapper.read_text():
+        wrapper.unlink()  # copied from another checkout, it starts the CRIU there
     subprocess.run([VENV / "bin/python", "-c", GET_CRIU], check=True, cwd=ROOT)
     programs = packed()
     with tempfile.TemporaryDirectory(prefix="warmboot-vm-") as folder:
