@@ -33,6 +33,7 @@ from bench.kept_rounds import COUNT_OVER_HTTP, COUNTED_FILE, CountedFile, Counti
 from bench.measure import Failed, Samples
 from bench.progress import Progress
 from warmboot.client import Client
+from warmboot.criu.containerd import forget_restored, scratch_folders
 from warmboot.criu.continuity import memory_bytes
 from warmboot.criu.restore import salt
 from warmboot.criu.setup.install_runtime import install_runtime
@@ -196,6 +197,7 @@ class _OnEngine:
     engine: DockerEngine
     docker_id: str
     name: str = "bare"
+    salted: str = ""
 
     async def pid(self) -> int:
         return (await self.engine.inspect(self.docker_id)).pid
@@ -211,12 +213,15 @@ class _OnEngine:
     async def dumped(self) -> None:
         await self.engine.wait_stopped(self.docker_id, STOP_TIMEOUT_S)
         facts = await self.engine.remembered_facts()
-        await asyncio.to_thread(salt, facts.checkpoint_folder(self.docker_id, self.name))
+        folder = facts.checkpoint_folder(self.docker_id, self.name)
+        self.salted = await asyncio.to_thread(salt, folder)
 
     async def restore(self) -> None:
         await self.engine.start_from(self.docker_id, self.name)
 
     async def forget(self) -> None:
+        """With the copy of the memory that its containerd has left in /tmp."""
+        await asyncio.to_thread(forget_restored, scratch_folders(self.engine.socket), [self.salted])
         await self.engine.delete_checkpoint(self.docker_id, self.name)
 
 
