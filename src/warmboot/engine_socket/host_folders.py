@@ -17,8 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal
-from warmboot.host.folders.mounted_folders import folder_of
 from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.model.tenants.mounted_folders import folder_of
 
 DOCKER_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 _SYSTEM = ("/proc", "/sys", "/dev", "/lib/modules", "/etc/localtime", "/var/lib/docker")

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from warmboot.host.folders.may_read import may_read
-from warmboot.host.folders.mounted_folders import IN_GUEST, folder_of
 from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.tenants.container_options import ContainerOptions, MountType
 from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.model.tenants.mounted_folders import IN_GUEST, folder_of
 
 log = structlog.get_logger(__name__)
 
