@@ -107,10 +107,13 @@ class ParkByPolicy(Generic[T]):
         self._held = held
         self._uses = uses
         self._watched: dict[UUID, _Watched] = {}
+        self._to_wake: set[str] = set()
+        self._stopping = False
 
     # -- at shutdown ---------------------------------------------------------------------------
 
     async def stop(self) -> None:
+        await self._wake_no_more()
         left: dict[UUID, T] = {
             one.id: one
             for one in await self._tenants.list()
@@ -131,6 +134,14 @@ class ParkByPolicy(Generic[T]):
             names = sorted(one.name for one in left.values())
             log.error("there was no time to park these, which run on", names=names)
 
+    async def _wake_no_more(self) -> None:
+        """Who has not been woken since the start stays as it was parked: one that came to run when
+        those to be parked are known would be lost with the machine."""
+        self._stopping = True
+        for key in self._to_wake:
+            await self._tasks.cancel(key)
+        self._to_wake.clear()
+
     async def _park_until_start(self, tenant: T) -> None:
         async with self._held(tenant.id) as found:
             if found.state == "running" and found.vm_id is not None:
@@ -138,15 +149,17 @@ class ParkByPolicy(Generic[T]):
                 await self._locks.refuse_removed(found, park)
 
     async def start(self) -> None:
+        self._stopping = False
         for tenant in await self._tenants.list():
             if await self._parks.wakes_at_start(tenant):
                 key = f"wake-at-start {tenant.id}"
+                self._to_wake.add(key)
                 self._tasks.keep_going(Work.WAKE_AT_START, key, partial(self._wake, tenant.id))
 
     async def _wake(self, tenant_id: UUID) -> None:
         async with self._locks.hold(tenant_id):
             tenant: T = await self._tenants.get(tenant_id)
-            if not await self._parks.wakes_at_start(tenant):
+            if self._stopping or not await self._parks.wakes_at_start(tenant):
                 return  # somebody has woken it meanwhile, and perhaps parked it
             try:
                 await self._locks.refuse_removed(tenant, self._parks.wake(tenant))

@@ -1,0 +1,89 @@
+"""Who is parked while the manager is not there, and woken at its start: without any VM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+from tests.support.absent import ABSENT
+
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.tenants.park_by_policy import ParkByPolicy
+from warmboot.manager.tenants.tenant_locks import TenantLocks
+from warmboot.model.vm import VmKind
+
+
+class Tenant:
+    """One that asks to be parked at shutdown."""
+
+    kind = VmKind.CONTAINER
+
+    def __init__(self, name: str, state: str) -> None:
+        self.id, self.name, self.state = uuid4(), name, state
+        self.vm_id = "vm-1" if state == "running" else None
+        self.spec = self
+        self.park_at_shutdown = True
+
+
+class Scene:
+    """Implements what the policy asks of the store, and of what parks and wakes."""
+
+    def __init__(self, *tenants: Tenant) -> None:
+        self.all, self.said = tenants, list[str]()
+        self.go_on, self.wakes = asyncio.Event(), asyncio.Event()
+        self.locks, self.tasks = TenantLocks(), Tasks()
+
+    def policy(self) -> ParkByPolicy[Any]:
+        parts: Any = (self, ABSENT, self.tasks, self, self.locks, self.held, ABSENT)
+        return ParkByPolicy(VmKind.CONTAINER, *parts)
+
+    def tenants(self, _: VmKind) -> Scene:
+        return self
+
+    async def list(self) -> Sequence[Tenant]:
+        return self.all
+
+    async def get(self, tenant_id: UUID) -> Tenant:
+        return next(one for one in self.all if one.id == tenant_id)
+
+    @asynccontextmanager
+    async def held(self, tenant_id: UUID) -> AsyncIterator[Any]:
+        async with self.locks.hold(tenant_id):
+            yield await self.get(tenant_id)
+
+    async def wakes_at_start(self, tenant: Tenant) -> bool:
+        return tenant.state == "parked"
+
+    async def wake(self, tenant: Tenant) -> None:
+        self.said.append(f"{tenant.name} wakes")
+        self.wakes.set()
+        await self.go_on.wait()
+        tenant.state, tenant.vm_id = "running", "vm-2"
+
+    async def park(self, tenant: Tenant, **_: Any) -> None:
+        self.said.append(f"{tenant.name} is parked")
+        tenant.state, tenant.vm_id = "parked", None
+
+
+async def woken(scene: Scene) -> None:
+    """Nobody is woken any more."""
+    for one in scene.all:
+        await scene.tasks.ended(f"wake-at-start {one.id}")
+
+
+async def test_who_still_wakes_when_the_manager_stops_is_as_it_was_parked() -> None:
+    scene = Scene(Tenant("web", "parked"), Tenant("db", "running"))
+    policy = scene.policy()
+    await policy.start()
+    await scene.wakes.wait()
+    await policy.stop()
+    scene.go_on.set()
+    await woken(scene)
+    assert scene.said == ["web wakes", "db is parked"]
+    assert [one.state for one in scene.all] == ["parked", "parked"]
+    await policy.start()  # of the next one
+    await woken(scene)
+    assert [one.state for one in scene.all] == ["running", "running"]
