@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from tests.support.absent import ABSENT
 
+from warmboot.manager.core.admission import GUESTS_AT_ONCE
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.tenants.park_by_policy import ParkByPolicy
 from warmboot.manager.tenants.tenant_locks import TenantLocks
@@ -87,3 +88,15 @@ async def test_who_still_wakes_when_the_manager_stops_is_as_it_was_parked() -> N
     await policy.start()  # of the next one
     await woken(scene)
     assert [one.state for one in scene.all] == ["running", "running"]
+
+
+async def test_many_are_woken_as_many_at_once_as_guests_are_booted() -> None:
+    scene = Scene(*(Tenant(f"web-{number}", "parked") for number in range(GUESTS_AT_ONCE + 2)))
+    await scene.policy().start()
+    await scene.wakes.wait()
+    for _ in range(100):  # more often than the next one would need to begin
+        await asyncio.sleep(0)
+    assert len(scene.said) == GUESTS_AT_ONCE
+    scene.go_on.set()
+    await woken(scene)
+    assert {one.state for one in scene.all} == {"running"}

@@ -28,6 +28,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import GUESTS_AT_ONCE
 from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.core.idle_clock import ActivitySample, IdleClock, look_every_s
 from warmboot.manager.core.tasks import Tasks
@@ -108,6 +109,8 @@ class ParkByPolicy(Generic[T]):
         self._uses = uses
         self._watched: dict[UUID, _Watched] = {}
         self._to_wake: set[str] = set()
+        # Each goes on with what it had to do: all at once they would not answer in time.
+        self._waking = asyncio.Semaphore(GUESTS_AT_ONCE)
         self._stopping = False
 
     # -- at shutdown ---------------------------------------------------------------------------
@@ -157,7 +160,7 @@ class ParkByPolicy(Generic[T]):
                 self._tasks.keep_going(Work.WAKE_AT_START, key, partial(self._wake, tenant.id))
 
     async def _wake(self, tenant_id: UUID) -> None:
-        async with self._locks.hold(tenant_id):
+        async with self._waking, self._locks.hold(tenant_id):
             tenant: T = await self._tenants.get(tenant_id)
             if self._stopping or not await self._parks.wakes_at_start(tenant):
                 return  # somebody has woken it meanwhile, and perhaps parked it
