@@ -14,6 +14,7 @@ from warmboot.manager.core.admission import GUESTS_AT_ONCE
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.tenants.park_by_policy import ParkByPolicy
 from warmboot.manager.tenants.tenant_locks import TenantLocks
+from warmboot.model.errors import RowUnreadable
 from warmboot.model.vm import VmKind
 
 
@@ -34,6 +35,7 @@ class Scene:
 
     def __init__(self, *tenants: Tenant) -> None:
         self.all, self.said = tenants, list[str]()
+        self.unreadable = set[str]()
         self.go_on, self.wakes = asyncio.Event(), asyncio.Event()
         self.locks, self.tasks = TenantLocks(), Tasks()
 
@@ -56,6 +58,8 @@ class Scene:
             yield await self.get(tenant_id)
 
     async def wakes_at_start(self, tenant: Tenant) -> bool:
+        if tenant.name in self.unreadable:
+            raise RowUnreadable("the row of its moment cannot be read")
         return tenant.state == "parked"
 
     async def wake(self, tenant: Tenant) -> None:
@@ -100,3 +104,12 @@ async def test_many_are_woken_as_many_at_once_as_guests_are_booted() -> None:
     scene.go_on.set()
     await woken(scene)
     assert {one.state for one in scene.all} == {"running"}
+
+
+async def test_one_whose_moment_cannot_be_read_keeps_no_other_from_being_woken() -> None:
+    scene = Scene(Tenant("web", "parked"), Tenant("db", "parked"))
+    scene.unreadable.add("web")
+    scene.go_on.set()
+    await scene.policy().start()
+    await woken(scene)
+    assert [one.state for one in scene.all] == ["parked", "running"]

@@ -36,7 +36,15 @@ from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.pause_tenant import called
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.errors import Conflict, DiskFull, NotFound, Unavailable, VmGone, WarmbootError
+from warmboot.model.errors import (
+    Conflict,
+    DiskFull,
+    NotFound,
+    RowUnreadable,
+    Unavailable,
+    VmGone,
+    WarmbootError,
+)
 from warmboot.model.tenants.boot import Tenant
 from warmboot.model.usage import ForwardedConnections
 from warmboot.model.vm import VmKind
@@ -154,10 +162,19 @@ class ParkByPolicy(Generic[T]):
     async def start(self) -> None:
         self._stopping = False
         for tenant in await self._tenants.list():
-            if await self._parks.wakes_at_start(tenant):
+            if await self._is_to_wake(tenant):
                 key = f"wake-at-start {tenant.id}"
                 self._to_wake.add(key)
                 self._tasks.keep_going(Work.WAKE_AT_START, key, partial(self._wake, tenant.id))
+
+    async def _is_to_wake(self, tenant: T) -> bool:
+        try:
+            return await self._parks.wakes_at_start(tenant)
+        except (NotFound, RowUnreadable) as error:  # no reason not to serve all others
+            log.error(
+                f"{tenant.name} is not woken: what it is parked in is not known", why=str(error)
+            )
+            return False
 
     async def _wake(self, tenant_id: UUID) -> None:
         async with self._waking, self._locks.hold(tenant_id):
