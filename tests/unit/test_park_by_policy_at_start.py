@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from tests.support.absent import ABSENT
 
 from warmboot.manager.core.admission import GUESTS_AT_ONCE
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.tenants import park_by_policy
 from warmboot.manager.tenants.park_by_policy import ParkByPolicy
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.errors import RowUnreadable
@@ -69,6 +71,8 @@ class Scene:
         tenant.state, tenant.vm_id = "running", "vm-2"
 
     async def park(self, tenant: Tenant, **_: Any) -> None:
+        if tenant.name in self.unreadable:
+            raise OSError("its folder is not there")
         self.said.append(f"{tenant.name} is parked")
         tenant.state, tenant.vm_id = "parked", None
 
@@ -113,3 +117,18 @@ async def test_one_whose_moment_cannot_be_read_keeps_no_other_from_being_woken()
     await scene.policy().start()
     await woken(scene)
     assert [one.state for one in scene.all] == ["parked", "running"]
+
+
+async def test_who_cannot_be_parked_keeps_no_other_from_it() -> None:
+    busy = [Tenant(f"busy-{number}", "creating") for number in range(park_by_policy.AT_ONCE)]
+    scene = Scene(*busy, Tenant("web", "running"), Tenant("db", "running"))
+    scene.unreadable.add("web")
+    async with contextlib.AsyncExitStack() as under_way:
+        for one in busy:
+            await under_way.enter_async_context(scene.locks.hold(one.id))
+        stopping = asyncio.create_task(scene.policy().stop())
+        for _ in range(100):  # more often than the last one would need
+            await asyncio.sleep(0)
+        assert scene.said == ["db is parked"]
+    await stopping
+    assert [one.state for one in scene.all] == ["creating", "creating", "running", "parked"]

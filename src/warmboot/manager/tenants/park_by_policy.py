@@ -131,16 +131,18 @@ class ParkByPolicy(Generic[T]):
             if one.spec.park_at_shutdown and one.state in _MAY_RUN
         }
 
+        turns = asyncio.Semaphore(AT_ONCE)
+
         async def park(tenant: T) -> None:
             try:
-                await self._park_until_start(tenant)
-            except WarmbootError as error:
+                await self._park_until_start(tenant, turns)
+            except (WarmbootError, OSError) as error:  # the others are parked all the same
                 log.error(f"{tenant.name} was not parked, and runs on", why=str(error))
             del left[tenant.id]
 
         try:
             async with asyncio.timeout(AT_SHUTDOWN_S):
-                await some_at_once(AT_ONCE, park, list(left.values()))
+                await some_at_once(len(left), park, list(left.values()))
         except TimeoutError:
             names = sorted(one.name for one in left.values())
             log.error("there was no time to park these, which run on", names=names)
@@ -153,8 +155,9 @@ class ParkByPolicy(Generic[T]):
             await self._tasks.cancel(key)
         self._to_wake.clear()
 
-    async def _park_until_start(self, tenant: T) -> None:
-        async with self._held(tenant.id) as found:
+    async def _park_until_start(self, tenant: T, turns: asyncio.Semaphore) -> None:
+        # What is under way with it may take long, and is no turn: others are parked meanwhile.
+        async with self._held(tenant.id) as found, turns:
             if found.state == "running" and found.vm_id is not None:
                 park = self._parks.park(found, wakes_at_start=True)
                 await self._locks.refuse_removed(found, park)
