@@ -237,7 +237,7 @@ class ParkByPolicy(Generic[T]):
             clock = IdleClock(sample, BUSY_CPU_SHARE)
             self._watched[tenant.id] = _Watched(tenant.vm_id, clock, connected)
             return 0.0
-        if _came(watched.connected, connected):
+        if _came(watched.connected, connected) or self._locks.is_held(tenant.id):
             sample = ActivitySample(now_s, cpu_s, now_s)
         watched.connected = connected
         return watched.clock.see(sample)

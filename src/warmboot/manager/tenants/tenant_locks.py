@@ -32,6 +32,11 @@ class TenantLocks:
     def __init__(self) -> None:
         self._locks: defaultdict[UUID, _Lock] = defaultdict(_Lock)
 
+    def is_held(self, tenant_id: UUID) -> bool:
+        """Whether somebody is at work on it, who may take long."""
+        held = self._locks.get(tenant_id)
+        return held is not None and held.lock.locked()
+
     @asynccontextmanager
     async def hold(self, tenant_id: UUID) -> AsyncIterator[None]:
         async with self._locks[tenant_id].lock:

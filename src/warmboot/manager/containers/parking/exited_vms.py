@@ -104,6 +104,8 @@ class ExitedVms:
                 await one_round(Work.PUT_AWAY_EXITED, self._try(container_id, now_s), failed)
 
     async def _try(self, container_id: UUID, now_s: float) -> None:
+        if self._locks.is_held(container_id):  # by who may take long: the others do not wait
+            return
         try:
             await self.put_away(container_id, now_s)
         except NotFound:
