@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ from warmboot.manager.containers.parking.exited_vms import ExitedVms
 from warmboot.manager.core.background import Work
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.errors import Conflict, NotSupported, WarmbootError
 from warmboot.model.shapes import Shape
 from warmboot.system.concurrency import end
 
@@ -30,6 +31,7 @@ class Scene:
     def __init__(self, *found: Container) -> None:
         self.found, self.parked, self.failed = found, list[str](), list[Work]()
         self.containers, self.vms, self.sessions, self.readers = self, self, self, self
+        self.refuses: dict[str, WarmbootError] = {}
         self.is_empty = True
         self.locks = TenantLocks()
 
@@ -50,18 +52,28 @@ class Scene:
 
     async def park(self, container: Container) -> None:
         self.parked.append(container.name)
+        if (why := self.refuses.get(container.name)) is not None:
+            raise why
 
-    def failures(self, work: Work) -> None:
-        self.failed.append(work)
+    async def looks_until(self, enough: Callable[[], bool]) -> None:
+        """Have it look at them, none of which has gone, until that is so."""
+        putting_away = asyncio.ensure_future(self.exited().keep_putting_away(self.failed.append))
+        try:
+            await until(enough)
+        finally:
+            await end(putting_away)
+        assert self.failed == []
 
 
 async def test_one_that_somebody_is_at_work_on_keeps_no_other_from_being_parked() -> None:
     scene = Scene(exited("web"), exited("db"))
     async with scene.locks.hold(scene.found[0].id):
-        putting_away = asyncio.ensure_future(scene.exited().keep_putting_away(scene.failures))
-        try:
-            await until(lambda: scene.parked.count("db") > 1)
-        finally:
-            await end(putting_away)
+        await scene.looks_until(lambda: scene.parked.count("db") > 1)
     assert set(scene.parked) == {"db"}
-    assert scene.failed == []
+
+
+async def test_one_whose_vm_cannot_be_parked_is_not_tried_again_and_again() -> None:
+    scene = Scene(exited("old"), exited("deep"), exited("db"))
+    scene.refuses = {"old": NotSupported("an earlier agent"), "deep": Conflict("100 layers")}
+    await scene.looks_until(lambda: scene.parked.count("db") > 2)
+    assert (scene.parked.count("old"), scene.parked.count("deep")) == (1, 1)

@@ -40,6 +40,7 @@ from warmboot.model.errors import (
     Conflict,
     DiskFull,
     NotFound,
+    NotSupported,
     RowUnreadable,
     Unavailable,
     VmGone,
@@ -263,7 +264,7 @@ class ParkByPolicy(Generic[T]):
             try:
                 await check()
                 await self._locks.refuse_removed(found, self._parks.park(found, check=check))
-            except Conflict as error:  # which is no failure of ours
+            except (Conflict, NotSupported) as error:  # which is no failure of ours
                 told = log.info if used else log.warning
                 told(f"{tenant.name} was not parked: {error.brief}", details=error.details)
 

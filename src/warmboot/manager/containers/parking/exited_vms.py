@@ -18,7 +18,14 @@ from warmboot.manager.containers.parking.put_away import PutAway
 from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.errors import Conflict, HostError, NotFound, VmGone
+from warmboot.model.errors import (
+    Conflict,
+    HostError,
+    IllegalTransition,
+    NotFound,
+    NotSupported,
+    VmGone,
+)
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -42,6 +49,8 @@ class ExitedVms:
         self.parks = parks
         self._after_s = after_s
         self._used_s: dict[UUID, float] = {}
+        self._kept = set[UUID]()
+        """Until they run again: their VMs cannot be parked."""
 
     async def wake(self, container_id: UUID) -> None:
         """Have an exited container's VM be there, for a while at least; the lock is not held.
@@ -88,7 +97,8 @@ class ExitedVms:
 
     async def _round(self, seen_s: dict[UUID, float], failed: Failed) -> None:
         found = await self._store.containers.list((ContainerState.EXITED,))
-        waiting = {one.id for one in found if self._can_be_put_away(one)}
+        waiting = {one.id for one in found if self._can_be_put_away(one)} - self._kept
+        self._kept &= {one.id for one in found}
         for known in (seen_s, self._used_s):
             for gone in known.keys() - {one.id for one in found}:
                 del known[gone]
@@ -110,6 +120,13 @@ class ExitedVms:
             await self.put_away(container_id, now_s)
         except NotFound:
             """It was removed meanwhile."""
+        except IllegalTransition:
+            raise
+        except (Conflict, NotSupported) as error:  # as it will be the next time
+            self._kept.add(container_id)
+            log.warning(
+                f"Container {container_id} keeps its VM: {error.brief}", details=error.details
+            )
 
     def _can_be_put_away(self, container: Container) -> bool:
         if container.state is not ContainerState.EXITED or container.spec.auto_remove:
