@@ -32,6 +32,7 @@ class Scene:
         self.found, self.parked, self.failed = found, list[str](), list[Work]()
         self.containers, self.vms, self.sessions, self.readers = self, self, self, self
         self.refuses: dict[str, WarmbootError] = {}
+        self.dead = set[str]()
         self.is_empty = True
         self.locks = TenantLocks()
 
@@ -49,6 +50,9 @@ class Scene:
 
     def link(self, _: str) -> Any:
         return self
+
+    async def is_alive(self, vm_id: str) -> bool:
+        return vm_id not in self.dead
 
     async def park(self, container: Container) -> None:
         self.parked.append(container.name)
@@ -77,3 +81,10 @@ async def test_one_whose_vm_cannot_be_parked_is_not_tried_again_and_again() -> N
     scene.refuses = {"old": NotSupported("an earlier agent"), "deep": Conflict("100 layers")}
     await scene.looks_until(lambda: scene.parked.count("db") > 2)
     assert (scene.parked.count("old"), scene.parked.count("deep")) == (1, 1)
+
+
+async def test_one_whose_vm_has_died_is_left_alone() -> None:
+    scene = Scene(exited("web"), exited("db"))
+    scene.dead.add("vm-web")
+    await scene.looks_until(lambda: scene.parked.count("db") > 2)
+    assert set(scene.parked) == {"db"}

@@ -85,7 +85,9 @@ class ExitedVms:
         async with self._locks.hold(container_id):
             container = await self._store.containers.get(container_id)
             used_since = self._used_s.get(container_id, 0.0) > unused_s
-            if self._can_be_put_away(container) and not used_since:
+            if not self._can_be_put_away(container) or used_since:
+                return
+            if await self._host.vms.is_alive(container.vm_id or ""):  # else a start finds that
                 await self._locks.refuse_removed(container, self.parks.park(container))
 
     async def keep_putting_away(self, failed: Failed) -> None:
