@@ -6,6 +6,7 @@ The container is ``exited`` all the time. What tells that its VM is parked is th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from warmboot.model.vm import VmRecord
 from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
+
+COPY_TIMEOUT_S = 120.0
+"""How long its log may take to be copied out."""
 
 
 class ExitedParking(Parking[Container]):
@@ -55,6 +59,7 @@ class PutAway(ParkTenant[Container]):
 
     async def park(self, tenant: Container, **how: Any) -> None:
         vm_id = self._vm_of(tenant)
+        await self._host.storage.ensure_room()  # before the log takes what is left
         await self._keep_output(tenant, vm_id)
         # What it has written is on its disk then: that can be booted where its memory cannot go on.
         await self._host.vms.link(vm_id).sync()
@@ -62,14 +67,16 @@ class PutAway(ParkTenant[Container]):
 
     async def _keep_output(self, container: Container, vm_id: str) -> None:
         """Without that, who wants to read it wakes its VM: its log may be too long, or such that
-        Docker does not give it back."""
+        Docker does not give it back, or comes a byte at a time: others wait for their turn."""
         docker = self._host.vms.link(vm_id).docker
         chunks = docker.output(container.docker_id or "", tty=container.spec.tty, timestamps=True)
         try:
-            async with contextlib.aclosing(chunks):
+            async with asyncio.timeout(COPY_TIMEOUT_S), contextlib.aclosing(chunks):
                 await self._host.vms.kept_output.keep(container.id, chunks)
         except DiskFull:
             raise
+        except TimeoutError:
+            log.info(f"The log of {container.name} was not copied out in {COPY_TIMEOUT_S:g} s")
         except WarmbootError as error:
             log.info(f"The log of {container.name} was not copied out: {error.brief}")
         except OSError as error:
