@@ -102,6 +102,7 @@ async def _running(
             parts = _wire(core, workers)
             await core.events.start()
             await parts.metrics.start()
+            came_up = False
             try:
                 await parts.reconcile()
                 await workers.reconcile()
@@ -109,6 +110,7 @@ async def _running(
                 await parts.snapshots.demand.start()
                 _keep_going(core, parts)
                 await parts.images.configured.register()
+                came_up = True
                 yield Running(_services(core, parts), store, host, workers.tokens)
             finally:
                 try:
@@ -116,7 +118,8 @@ async def _running(
                 finally:
                     await host.vms.stop_waking()
                     try:
-                        await parts.stop_policies()
+                        if came_up:  # or what runs on would be parked at each start that fails
+                            await parts.stop_policies()
                     finally:
                         await core.tasks.stop()
                         await host.stop()
