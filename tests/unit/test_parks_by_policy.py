@@ -1,22 +1,24 @@
-"""Who is parked while the manager is not there, and woken at its start: without any VM."""
+"""Who is parked without being asked for it, and woken at the start: without any VM."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
-from tests.support.absent import ABSENT
+import pytest
 
 from warmboot.manager.core.admission import GUESTS_AT_ONCE
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.tenants import park_by_policy
 from warmboot.manager.tenants.park_by_policy import ParkByPolicy
 from warmboot.manager.tenants.tenant_locks import TenantLocks
-from warmboot.model.errors import RowUnreadable
+from warmboot.model.errors import Conflict, NotSupported, RowUnreadable, WarmbootError
+from warmboot.model.usage import ForwardedConnections
 from warmboot.model.vm import VmKind
 
 
@@ -29,7 +31,7 @@ class Tenant:
         self.id, self.name, self.state = uuid4(), name, state
         self.vm_id = "vm-1" if state == "running" else None
         self.spec = self
-        self.park_at_shutdown = True
+        self.park_at_shutdown, self.park_after_idle_s = True, 1.0
 
 
 class Scene:
@@ -38,11 +40,12 @@ class Scene:
     def __init__(self, *tenants: Tenant) -> None:
         self.all, self.said = tenants, list[str]()
         self.unreadable = set[str]()
+        self.refuses: WarmbootError | None = None
         self.go_on, self.wakes = asyncio.Event(), asyncio.Event()
         self.locks, self.tasks = TenantLocks(), Tasks()
 
     def policy(self) -> ParkByPolicy[Any]:
-        parts: Any = (self, ABSENT, self.tasks, self, self.locks, self.held, ABSENT)
+        parts: Any = (self, self, self.tasks, self, self.locks, self.held, self)
         return ParkByPolicy(VmKind.CONTAINER, *parts)
 
     def tenants(self, _: VmKind) -> Scene:
@@ -59,6 +62,12 @@ class Scene:
         async with self.locks.hold(tenant_id):
             yield await self.get(tenant_id)
 
+    async def unused_s(self, tenants: Sequence[Tenant]) -> Mapping[UUID, float]:
+        return {one.id: math.inf for one in tenants}
+
+    def cpu_s(self, _: str) -> float:
+        return 0.0
+
     async def wakes_at_start(self, tenant: Tenant) -> bool:
         if tenant.name in self.unreadable:
             raise RowUnreadable("the row of its moment cannot be read")
@@ -71,6 +80,8 @@ class Scene:
         tenant.state, tenant.vm_id = "running", "vm-2"
 
     async def park(self, tenant: Tenant, **_: Any) -> None:
+        if self.refuses is not None:
+            raise self.refuses
         if tenant.name in self.unreadable:
             raise OSError("its folder is not there")
         self.said.append(f"{tenant.name} is parked")
@@ -132,3 +143,30 @@ async def test_who_cannot_be_parked_keeps_no_other_from_it() -> None:
         assert scene.said == ["db is parked"]
     await stopping
     assert [one.state for one in scene.all] == ["creating", "creating", "running", "parked"]
+
+
+@pytest.fixture
+def nobody_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connections(*_: Any) -> ForwardedConnections:
+        return ForwardedConnections()
+
+    monkeypatch.setattr(ParkByPolicy, "_connections", connections)
+
+
+@pytest.mark.usefixtures("nobody_connected")
+async def test_one_that_somebody_is_at_work_on_is_not_idle() -> None:
+    scene = Scene(web := Tenant("web", "running"))
+    policy = scene.policy()
+    assert await policy._look(web, math.inf) == 0.0
+    assert await policy._look(web, math.inf) > 0.0
+    async with scene.locks.hold(web.id):
+        assert await policy._look(web, math.inf) == 0.0
+
+
+@pytest.mark.usefixtures("nobody_connected")
+@pytest.mark.parametrize("why", [Conflict("100 layers"), NotSupported("an earlier agent")])
+async def test_an_idle_one_that_cannot_be_parked_is_no_failure(why: WarmbootError) -> None:
+    scene = Scene(web := Tenant("web", "running"))
+    scene.refuses = why
+    await scene.policy()._park_idle(web)
+    assert web.state == "running"
