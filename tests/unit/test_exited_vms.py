@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -32,6 +33,7 @@ class Scene:
         self.found, self.parked, self.failed = found, list[str](), list[Work]()
         self.containers, self.vms, self.sessions, self.readers = self, self, self, self
         self.refuses: dict[str, WarmbootError] = {}
+        self.kept_output, self.forgotten = self, list[UUID]()
         self.dead = set[str]()
         self.is_empty = True
         self.locks = TenantLocks()
@@ -58,6 +60,13 @@ class Scene:
         self.parked.append(container.name)
         if (why := self.refuses.get(container.name)) is not None:
             raise why
+
+    async def wake(self, container: Container) -> None:
+        woken = replace(container, vm_id="vm-2")
+        self.found = tuple(woken if one.id == container.id else one for one in self.found)
+
+    async def forget(self, container_id: UUID) -> None:
+        self.forgotten.append(container_id)
 
     async def looks_until(self, enough: Callable[[], bool]) -> None:
         """Have it look at them, none of which has gone, until that is so."""
@@ -88,3 +97,11 @@ async def test_one_whose_vm_has_died_is_left_alone() -> None:
     scene.dead.add("vm-web")
     await scene.looks_until(lambda: scene.parked.count("db") > 2)
     assert set(scene.parked) == {"db"}
+
+
+async def test_the_copy_of_its_log_goes_when_its_vm_is_there_again() -> None:
+    scene = Scene(web := replace(exited("web"), vm_id=None), exited("db"))
+    for one in scene.found:
+        await scene.exited().wake(one.id)
+    assert (await scene.get(web.id)).vm_id == "vm-2"
+    assert scene.forgotten == [web.id]

@@ -7,6 +7,7 @@ something else keeps it for as long as if it had just exited.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from uuid import UUID
@@ -66,6 +67,8 @@ class ExitedVms:
         if not container.is_put_away:
             return container
         await self._locks.refuse_removed(container, self.parks.wake(container))
+        with contextlib.suppress(OSError):  # it goes with the container, then
+            await self._host.vms.kept_output.forget(container.id)
         return await self._store.containers.get(container.id)
 
     async def woken_or_failed(self, container: Container) -> Container:
