@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,7 +30,7 @@ class Tenant:
 
     def __init__(self, name: str, state: str) -> None:
         self.id, self.name, self.state = uuid4(), name, state
-        self.vm_id = "vm-1" if state == "running" else None
+        self.vm_id = "vm-1" if state in ("running", "paused") else None
         self.spec = self
         self.park_at_shutdown, self.park_after_idle_s = True, 1.0
 
@@ -82,6 +83,8 @@ class Scene:
     async def park(self, tenant: Tenant, **_: Any) -> None:
         if self.refuses is not None:
             raise self.refuses
+        if tenant.state != "running":
+            raise Conflict(f"{tenant.name} is {tenant.state}")
         if tenant.name in self.unreadable:
             raise OSError("its folder is not there")
         self.said.append(f"{tenant.name} is parked")
@@ -143,6 +146,16 @@ async def test_who_cannot_be_parked_keeps_no_other_from_it() -> None:
         assert scene.said == ["db is parked"]
     await stopping
     assert [one.state for one in scene.all] == ["creating", "creating", "running", "parked"]
+
+
+async def test_that_a_paused_one_is_not_parked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    log = SimpleNamespace(error=lambda _, *, why: told.append(why))
+    monkeypatch.setattr(park_by_policy, "log", log)
+    scene = Scene(Tenant("web", "paused"), Tenant("db", "running"))
+    await scene.policy().stop()
+    assert [one.state for one in scene.all] == ["paused", "parked"]
+    assert told == ["web is paused"]
 
 
 @pytest.fixture

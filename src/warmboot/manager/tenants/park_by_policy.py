@@ -69,7 +69,7 @@ BUSY_CPU_SHARE = 0.1
 LONGEST_LOOK_S = 5.0
 """The kernel forgets a connection that was reset after 10 s."""
 
-_MAY_RUN = ("creating", "running", "parking", "waking")
+_MAY_RUN = ("creating", "running", "paused", "parking", "waking")
 
 Held = Callable[[UUID], AbstractAsyncContextManager[Any]]
 """A tenant as it is when its lock is ours, and what was under way with it is done."""
@@ -159,7 +159,8 @@ class ParkByPolicy(Generic[T]):
     async def _park_until_start(self, tenant: T, turns: asyncio.Semaphore) -> None:
         # What is under way with it may take long, and is no turn: others are parked meanwhile.
         async with self._held(tenant.id) as found, turns:
-            if found.state == "running" and found.vm_id is not None:
+            # One that is paused is refused: that it is lost with the machine is told.
+            if found.state in ("running", "paused") and found.vm_id is not None:
                 park = self._parks.park(found, wakes_at_start=True)
                 await self._locks.refuse_removed(found, park)
 
