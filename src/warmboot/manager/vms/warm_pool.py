@@ -46,7 +46,7 @@ from warmboot.model.snapshot_fit import fit_of
 from warmboot.model.usage import PooledSnapshot, PoolStatus
 from warmboot.model.vm import VmSpec, new_vm_id
 from warmboot.store import Store
-from warmboot.system.concurrency import end
+from warmboot.system.concurrency import end, finish
 from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
@@ -157,7 +157,8 @@ class WarmPool:
         return None
 
     async def discard(self, prepared: Prepared) -> None:
-        await self._host.vms.destroy(prepared.spec.id, prepared.slot)
+        """To its end, also if that is cancelled: nobody else knows of the VM any more."""
+        await finish(self._host.vms.destroy(prepared.spec.id, prepared.slot))
 
     async def give_way(self, needed_mib: int) -> None:
         """End VMs until so much memory is free, those that are asked for least first, and the one
@@ -215,6 +216,8 @@ class WarmPool:
         size = await self._look()
         there: Counter[UUID] = Counter()
         for prepared in tuple(self._ready):
+            if prepared not in self._ready:  # taken while another one was discarded
+                continue
             there[prepared.snapshot.id] += 1
             if there[prepared.snapshot.id] > size.wanted.get(prepared.snapshot.id, 0):
                 self._ready.remove(prepared)
