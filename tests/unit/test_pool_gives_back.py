@@ -1,4 +1,4 @@
-"""The warm pool while VMs of it are ended: what is taken or cancelled meanwhile."""
+"""The warm pool while VMs of it are ended: what is taken, asked for, or cancelled meanwhile."""
 
 from __future__ import annotations
 
@@ -105,3 +105,28 @@ async def test_a_vm_whose_end_has_begun_is_ended_though_that_is_cancelled(
         await filling
     assert host.ended == ["a"]
     assert pool.status().ready == 2
+
+
+async def test_who_asks_while_it_gives_way_waits_for_what_becomes_free(
+    host: Host, pool: WarmPool
+) -> None:
+    """And nothing more is ended than both lack."""
+    pool._ready = pool._ready[:1]
+    first = asyncio.create_task(pool.give_way(MIB))
+    second = asyncio.create_task(pool.give_way(MIB))
+    await settled()
+    assert (first.done(), second.done()) == (False, False), "its memory is not free yet"
+    host.go_on.set()
+    await asyncio.gather(first, second)
+    assert (host.free_mib, host.ended) == (MIB, ["a"])
+    assert pool.status().evicted == 1
+
+
+async def test_who_has_enough_does_not_wait_for_that(host: Host, pool: WarmPool) -> None:
+    first = asyncio.create_task(pool.give_way(MIB))
+    await settled()
+    host.free_mib = MIB // 2
+    await asyncio.wait_for(pool.give_way(MIB // 2), 60)
+    assert not first.done()
+    host.go_on.set()
+    await first

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -109,6 +109,7 @@ class WarmPool:
         self._known: Mapping[UUID, RuntimeSnapshot] = {}
         self._size = PoolSize({})
         self._gave_way_at = -GAVE_WAY_S
+        self._giving_way = asyncio.Lock()
         self._hits = self._misses = self._evicted = 0
         self._changed = asyncio.Event()
 
@@ -162,16 +163,24 @@ class WarmPool:
 
     async def give_way(self, needed_mib: int) -> None:
         """End VMs until so much memory is free, those that are asked for least first, and the one
-        that is being made before them; none if not even all of them could have taken it."""
+        that is being made before them; none if not even all of them could have taken it.
+
+        Who comes while that is done waits: what it frees may be enough for both.
+        """
 
         def lacking_mib() -> int:
             return needed_mib - self._host.free_memory_mib()
 
-        shapes = [one.snapshot.shape for one in self._ready]
-        if self._making_of is not None:
-            shapes.append(self._making_of.shape)
-        if not 0 < lacking_mib() <= sum(shape.memory_mib for shape in shapes):
+        if lacking_mib() <= 0:
             return
+        async with self._giving_way:
+            shapes = [one.snapshot.shape for one in self._ready]
+            if self._making_of is not None:
+                shapes.append(self._making_of.shape)
+            if 0 < lacking_mib() <= sum(shape.memory_mib for shape in shapes):
+                await self._give_way(lacking_mib)
+
+    async def _give_way(self, lacking_mib: Callable[[], int]) -> None:
         self._gave_way_at, before = time.monotonic(), self._evicted
         if (making := self._making) is not None:
             await end(making)
