@@ -99,7 +99,8 @@ def _demand(core: Core, snapshots: RuntimeSnapshots) -> WatchDemand:
 def _images(core: Core, snapshots: RuntimeSnapshots) -> WatchImages:
     settings = core.settings
     policy = DemandPolicy(settings.image_demand_starts, settings.image_demand_window_s)
-    return WatchImages(core.store, core.host, snapshots, policy, settings.max_image_snapshots)
+    most = settings.max_image_snapshots
+    return WatchImages(core.store, core.host, core.tasks, snapshots, policy, most)
 
 
 def _reconciler(

@@ -183,7 +183,7 @@ class BringUp:
         )
         await self._log_provisioned(running, watch)
         if pulled and container.image_reference is not None and record.snapshot_id is not None:
-            await self._images.started(container.image_reference, record.snapshot_id)
+            self._images.started(container.image_reference, record.snapshot_id)
 
     async def _provide_image(
         self, container: Container, record: VmRecord, watch: Stopwatch

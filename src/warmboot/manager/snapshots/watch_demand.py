@@ -17,6 +17,7 @@ import structlog
 from warmboot.docker.references import with_tag
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.choose_garbage import image_count
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.shape_demand import DemandPolicy, judge_demand
@@ -24,6 +25,7 @@ from warmboot.model.errors import DiskFull, WarmbootError
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
 from warmboot.model.shapes import Shape
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 
@@ -103,25 +105,32 @@ class WatchImages:
         self,
         store: Store,
         host: HostAgent,
+        tasks: Tasks,
         snapshots: RuntimeSnapshots,
         policy: DemandPolicy,
         max_images: int,
     ) -> None:
         self._store = store
         self._host = host
+        self._tasks = tasks
         self._snapshots = snapshots
         self._policy = policy
         self._max_images = max_images
         self._starts: OrderedDict[tuple[str, UUID, Shape], deque[datetime]] = OrderedDict()
 
-    async def started(self, reference: str, base_id: UUID) -> None:
-        """``base_id``: the snapshot that it was booted from. Never raises what a build may."""
-        if self._policy.boots == 0:
-            return
+    def started(self, reference: str, base_id: UUID) -> None:
+        """``base_id``: the snapshot that it was booted from. What comes of that is none of the
+        container's: it neither waits for it, nor fails or ends with it."""
+        if self._policy.boots:
+            name = with_tag(reference)
+            self._tasks.start(f"demand for {name}", self._judge(name, base_id))
+
+    async def _judge(self, name: str, base_id: UUID) -> None:
         try:
-            await self._started(with_tag(reference), await self._store.snapshots.get(base_id))
-        except WarmbootError as error:
-            log.warning(f"The image {reference} is not prepared: {error.brief}")
+            await self._started(name, await self._store.snapshots.get(base_id))
+        except (WarmbootError, OSError) as error:
+            cause = os_error(error) if isinstance(error, OSError) else error
+            log.warning(f"The image {name} is not prepared: {cause.brief}")
 
     async def _started(self, name: str, base: RuntimeSnapshot) -> None:
         if not base.is_version:
@@ -150,6 +159,7 @@ class WatchImages:
             log.info(f"The image {name} is not prepared: {demand.why}")
             return
         log.info(f"The image {name} is prepared: {demand.why}")
+        starts.clear()  # if it is refused, or goes again, that takes as many starts as before
         await self._snapshots.prepare_image(
             name, base.runtime_image_id, base.shape, cause=BuildCause.DEMAND
         )
