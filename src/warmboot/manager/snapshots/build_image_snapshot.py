@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
 from warmboot.manager.snapshots.retries import note_failure
 from warmboot.manager.vms.builder_vm import BuilderVm
-from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.errors import ContainerError, DiskFull, NotFound, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_BASE,
@@ -194,13 +195,15 @@ class BuildImageSnapshot:
     async def _pull(self, notes: ImageBuildNotes, build: _Build) -> None:
         await self._tell(build, "pull")
         vms, reference = self._host.vms, build.reference
-        await vms.pull_image(notes.vm_id, notes.slot, reference)
+        with _on_the_guests_disk():
+            await vms.pull_image(notes.vm_id, notes.slot, reference)
         build.digest = await vms.link(notes.vm_id).docker.image_digest(reference)
 
     async def _walk(self, notes: ImageBuildNotes, build: _Build) -> None:
         await self._tell(build, "walk")
         link = self._host.vms.link(notes.vm_id)
-        await walk_start(link, build.reference, WALK_TIMEOUT_S)
+        with _on_the_guests_disk():
+            await walk_start(link, build.reference, WALK_TIMEOUT_S)
 
     async def _freeze(self, notes: ImageBuildNotes, build: _Build) -> None:
         await self._host.vms.link(notes.vm_id).prepare_snapshot()
@@ -253,3 +256,15 @@ class BuildImageSnapshot:
                 if other.id != snapshot.id and other.shape == snapshot.shape:
                     await self._store.snapshots.set_state(other.id, SnapshotState.DELETED)
                     await emit("runtime-snapshot.deleted", other.id)
+
+
+@contextlib.contextmanager
+def _on_the_guests_disk() -> Iterator[None]:
+    """That an image does not fit there is its own fault: room on this machine, which would be
+    waited for, does not help. Where that has none the VM stalls, and its Docker says nothing."""
+    try:
+        yield
+    except DiskFull as full:
+        raise ContainerError(
+            full.brief, details=full.details, resolution="use a smaller image"
+        ) from full
