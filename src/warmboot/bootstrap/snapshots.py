@@ -59,7 +59,13 @@ def wire_snapshots(
         retry,
     )
     build_with_image = BuildImageSnapshot(
-        store, host, core.runner, events, settings.cold_boot_timeout_s, retry
+        store,
+        host,
+        core.runner,
+        events,
+        settings.cold_boot_timeout_s,
+        retry,
+        settings.image_budget_mib << 20,
     )
     snapshots = RuntimeSnapshots(
         store,

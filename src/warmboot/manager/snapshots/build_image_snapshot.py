@@ -40,7 +40,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
 from warmboot.manager.snapshots.retries import note_failure
 from warmboot.manager.vms.builder_vm import BuilderVm
-from warmboot.model.errors import ContainerError, DiskFull, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, ContainerError, DiskFull, NotFound, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_BASE,
@@ -85,7 +85,7 @@ class _Build:
 
 class BuildImageSnapshot:
     """Call it with the id of a snapshot of the depth ``image`` that is ``creating``; it returns
-    when that is decided."""
+    when that is decided. ``budget_bytes`` is what all such may take; 0: no budget."""
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class BuildImageSnapshot:
         events: EventLog,
         boot_timeout_s: float,
         retry: RetryPolicy,
+        budget_bytes: int = 0,
     ) -> None:
         self._store = store
         self._host = host
@@ -102,6 +103,7 @@ class BuildImageSnapshot:
         self._events = events
         self._boot_timeout_s = boot_timeout_s
         self._retry = retry
+        self._budget_bytes = budget_bytes
         self._vm = BuilderVm(store, host)
         self.saga = Saga(
             "build-image-snapshot",
@@ -239,8 +241,10 @@ class BuildImageSnapshot:
     async def _swap(self, _: ImageBuildNotes, build: _Build) -> None:
         snapshot, manifest, moment = build.snapshot, build.manifest, build.manifest.moment
         assert moment is not None
+        sizes = await self._host.snapshots.memory_metadata(snapshot.snapshot_path)
+        _check_budget(build.reference, int(str(sizes["size_bytes"])), self._budget_bytes)
         metadata = {
-            **await self._host.snapshots.memory_metadata(snapshot.snapshot_path),
+            **sizes,
             "agent_version": manifest.agent_version,
             "requires": asdict(manifest.requires),
             DISK_BASE: None if moment.disk_base is None else str(moment.disk_base),
@@ -256,6 +260,17 @@ class BuildImageSnapshot:
                 if other.id != snapshot.id and other.shape == snapshot.shape:
                     await self._store.snapshots.set_state(other.id, SnapshotState.DELETED)
                     await emit("runtime-snapshot.deleted", other.id)
+
+
+def _check_budget(reference: str, size_bytes: int, budget_bytes: int) -> None:
+    """``Conflict`` for one that would be collected as soon as it is ready, if not others for it."""
+    if budget_bytes and size_bytes > budget_bytes:
+        raise Conflict(
+            f"{reference} is too large to be prepared: it takes {size_bytes >> 20} MiB",
+            details="all that are prepared may take MANAGER_IMAGE_BUDGET_MIB, which is "
+            f"{budget_bytes >> 20}",
+            resolution="raise that, or use a smaller image",
+        )
 
 
 @contextlib.contextmanager
