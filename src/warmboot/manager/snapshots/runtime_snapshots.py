@@ -145,8 +145,14 @@ class RuntimeSnapshots:
         ).as_dict()
         with contextlib.suppress(IllegalTransition):  # somebody was faster, or it was deleted
             async with self._events.transaction() as emit:
+                # Rebuilds that failed for another cause say nothing about this one.
                 await self._store.snapshots.set_state(
-                    snapshot_id, SnapshotState.UNHEALTHY, error=error
+                    snapshot_id,
+                    SnapshotState.UNHEALTHY,
+                    error=error,
+                    rebuild_failures=0,
+                    rebuild_not_before=None,
+                    rebuild_put_off_by=None,
                 )
                 await emit("runtime-snapshot.unhealthy", snapshot_id, error=error)
             self._on_built()
