@@ -15,9 +15,11 @@ from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy, plan_rebuilds
 from warmboot.manager.snapshots.shape_demand import DemandPolicy, judge_demand
 from warmboot.model.runtime_image import GUEST_PROTOCOLS
 from warmboot.model.runtime_snapshot import (
+    IMAGE,
     RECENT_BOOTS,
     BootStats,
     BuildCause,
+    Depth,
     HostRequirements,
     RuntimeSnapshot,
     SnapshotState,
@@ -152,6 +154,28 @@ def test_the_one_that_is_used_most_comes_first() -> None:
     seldom, often = snapshot(UNHEALTHY), replace(snapshot(UNHEALTHY), success_count=9)
     plan = plan_rebuilds([seldom, often], HERE, NOW, POLICY)
     assert [due.snapshot for due in plan.due] == [often, seldom]
+
+
+def with_image(one: RuntimeSnapshot) -> RuntimeSnapshot:
+    return replace(one, depth=Depth.IMAGE, metadata={**one.metadata, IMAGE: "redis:latest"})
+
+
+def test_a_broken_version_comes_before_images_however_often_those_are_used() -> None:
+    base, broken = snapshot(READY), snapshot(UNHEALTHY)
+    often = replace(with_image(snapshot(UNHEALTHY)), success_count=9)
+    plan = plan_rebuilds([often, broken, base], HERE, NOW, POLICY)
+    assert [due.snapshot for due in plan.due] == [broken, often]
+
+
+def test_while_an_image_is_prepared_no_other_is_and_a_version_does_not_wait_for_it() -> None:
+    """Its registry may take hours."""
+    base, broken, other = snapshot(READY), snapshot(UNHEALTHY), with_image(snapshot(UNHEALTHY))
+    slow = with_image(snapshot(CREATING, None, cause=BuildCause.DEMAND))
+    plan = plan_rebuilds([base, broken, other, slow], HERE, NOW, POLICY)
+    assert [due.snapshot for due in plan.due] == [broken]
+    ordered = replace(slow, cause=BuildCause.REQUESTED)
+    plan = plan_rebuilds([base, other, ordered], HERE, NOW, POLICY)
+    assert [due.snapshot for due in plan.due] == [other]
 
 
 @given(st.integers(1, 1000), st.floats(0.1, 10_000))

@@ -6,6 +6,8 @@
                               └─ later ◀─┘ each time four times as late, at last never: given up
 
 What a full disk has put off is due as soon as there is room. While its image is damaged nothing is.
+Images are prepared anew one after the other; that takes as long as a registry does, and what boots
+anything at all, a version, does not wait for it.
 
 What a user has ordered and what could not be built then is not tried again: the user was told.
 """
@@ -62,7 +64,8 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What may begin now, most used first; and when the next may, if that is later."""
+    """What may begin now, versions first, and the most used ones of them; and when the next may, if
+    that is later."""
 
     due: tuple[Due, ...]
     next_at: datetime | None
@@ -77,7 +80,9 @@ def plan_rebuilds(
     damaged_images: Collection[UUID] = (),
 ) -> Plan:
     """``room_mib``: what is free above the disk's floor."""
-    under_way = {s.replaces for s in snapshots if s.state is SnapshotState.CREATING}
+    creating = [s for s in snapshots if s.state is SnapshotState.CREATING]
+    under_way = {s.replaces for s in creating}
+    prepares = any(s.depth is Depth.IMAGE and s.cause.automatic for s in creating)
     due: list[Due] = []
     later: list[datetime] = []
     for snapshot in snapshots:
@@ -86,13 +91,19 @@ def plan_rebuilds(
             continue
         if snapshot.runtime_image_id in damaged_images:
             continue
+        if prepares and snapshot.depth is Depth.IMAGE:
+            continue
         not_before = _not_before(snapshot, policy, room_mib)
         if not_before is not None and not_before > now:
             later.append(not_before)
         else:
             due.append(wish)
-    due.sort(key=lambda d: (d.snapshot.success_count, d.snapshot.created_at), reverse=True)
+    due.sort(key=lambda d: _urgency(d.snapshot), reverse=True)
     return Plan(tuple(due), min(later, default=None))
+
+
+def _urgency(snapshot: RuntimeSnapshot) -> tuple[bool, int, datetime]:
+    return snapshot.is_version, snapshot.success_count, snapshot.created_at
 
 
 def waits_for_room(snapshot: RuntimeSnapshot) -> bool:

@@ -5,6 +5,7 @@
     every 30 s ┘                                                 (the old one serves until the swap)
 
 One rebuild at a time is begun from here: a machine on which the hypervisor was upgraded has many.
+Of a prepared image's there may be one beside one of a version, which does not wait for a registry.
 ``attention`` is set by whoever finds a snapshot broken or unfit, and when a build is over. What
 refuses a rebuild and is not the snapshot's fault, such as a full disk, is told once and waited for:
 whether there is room again is looked at every few seconds.
@@ -179,4 +180,6 @@ class SnapshotReconciler:
 
 
 def _is_building(snapshots: Sequence[RuntimeSnapshot]) -> bool:
-    return any(s.state is SnapshotState.CREATING and s.cause.automatic for s in snapshots)
+    """A version; how many images are prepared at a time is planned."""
+    creating = (s for s in snapshots if s.state is SnapshotState.CREATING and s.is_version)
+    return any(s.cause.automatic for s in creating)
