@@ -92,7 +92,7 @@ class ContainerOut(Out):
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None
     boot_attempts: list[BootAttemptOut] = Field(
-        description="versions that were tried before the boot that counts, and why they failed"
+        description="snapshots that were tried before the boot that counts, and why they failed"
     )
     vm_id: str | None
     docker_id: str | None

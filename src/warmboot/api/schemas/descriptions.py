@@ -224,7 +224,8 @@ FIELDS: Mapping[str, str] = {
     "BootAttemptOut.snapshot_id": "the id of the snapshot that was tried",
     "RegisteredOut.snapshot_id": "the id of its snapshot of the default shape; null if none",
     "snapshot_path": "its folder on the manager's machine",
-    "snapshot_version": "the version of that snapshot; null if there is none",
+    "snapshot_version": "the version of that snapshot, 0 for one that is no version; null if there "
+    "is none",
     "source": "an absolute path of the host, or a volume's name",
     "stages": "where the time of its boot went",
     "start": "whether it is started, not only created",
@@ -253,7 +254,7 @@ FIELDS: Mapping[str, str] = {
     "usable": "whether it can be restored on this host",
     "user": "user, or user:group; empty for the image's own",
     "vcpus": "whole virtual CPUs",
-    "BootAttemptOut.version": "the version of that snapshot",
+    "BootAttemptOut.version": "the version of that snapshot; 0 for one that is no version",
     "HostInfoOut.version": "the manager's version",
     "versions": "what it was made with",
     "vm_id": "the id of its VM; null without one",

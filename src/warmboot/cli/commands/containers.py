@@ -27,7 +27,7 @@ from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import LivingRefs, ParkedRefs, PausedRefs, Ref, Refs, RunningRefs
 from warmboot.cli.terminal.log_lines import Tail, wanted_lines
-from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
+from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines, short
 from warmboot.cli.terminal.progress import status
 from warmboot.cli.terminal.raw_output import pass_on
 from warmboot.model.conventions.program_start import assignments
@@ -144,12 +144,17 @@ def _stage(stage: Stage) -> str:
 
 
 def _snapshot(raw: Mapping[str, Any]) -> str:
-    version = raw["snapshot_version"]
-    return "" if version is None else f"version {version} {raw['runtime_snapshot_id'] or '(gone)'}"
+    version, snapshot_id = raw["snapshot_version"], raw["runtime_snapshot_id"] or "(gone)"
+    if version is None:
+        return ""
+    # One with an image in it, or of a VM in use, has no version.
+    return f"version {version} {snapshot_id}" if version else str(snapshot_id)
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
-    return f"version {attempt['version']}: {attempt['message']}"
+    version = attempt["version"]
+    tried = f"version {version}" if version else f"snapshot {short(attempt['snapshot_id'])}"
+    return f"{tried}: {attempt['message']}"
 
 
 def logs(

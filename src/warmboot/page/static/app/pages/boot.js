@@ -13,9 +13,11 @@ export const bootFacts = (one) => [
   ],
 ];
 
-/** Versions that were tried before. */
+const tried = (one) => (one.version ? `version ${one.version}` : `snapshot ${shortId(one.snapshot_id)}`);
+
+/** Snapshots that were tried before. */
 export function Attempts({ of }) {
   if (!of.boot_attempts.length) return null;
   return html`<h3>Tried before</h3>
-    <ul>${of.boot_attempts.map((one) => html`<li key=${one.snapshot_id}>version ${one.version}: ${one.message}${one.details && ` (${one.details})`}</li>`)}</ul>`;
+    <ul>${of.boot_attempts.map((one) => html`<li key=${one.snapshot_id}>${tried(one)}: ${one.message}${one.details && ` (${one.details})`}</li>`)}</ul>`;
 }
