@@ -12,12 +12,15 @@ from uuid import UUID
 
 import pytest
 from tests.support.absent import ABSENT
+from tests.support.eventually import until
 
 from warmboot.manager.core.admission import BootAdmission
+from warmboot.manager.vms import warm_pool
 from warmboot.manager.vms.pool_size import PoolPolicy
 from warmboot.manager.vms.warm_pool import PoolConfig, Prepared, WarmPool
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.system.concurrency import end
 
 MIB = 512
 SNAPSHOT = RuntimeSnapshot(
@@ -52,7 +55,7 @@ class Host:
         self.ended.append(vm_id)
 
     async def probe(self) -> Any:
-        return SimpleNamespace(host=None)
+        return SimpleNamespace(host=None, capabilities=SimpleNamespace(lazy_memory=True))
 
     async def list(self) -> Sequence[RuntimeSnapshot]:
         return ()  # no snapshot is usable any more: none of its VMs is wanted
@@ -130,3 +133,16 @@ async def test_who_has_enough_does_not_wait_for_that(host: Host, pool: WarmPool)
     assert not first.done()
     host.go_on.set()
     await first
+
+
+async def test_what_is_not_wanted_goes_though_somebody_waits_for_a_container_for_hours(
+    host: Host, pool: WarmPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_pool, "LOOK_AGAIN_S", 0.01)
+    slow = pool._admission.boot()
+    host.go_on.set()
+    keeping = asyncio.create_task(pool.keep_filled())
+    await until(lambda: len(host.ended) == 3, "none is wanted any more, and all are ended")
+    assert not pool._admission.quiet
+    slow.over()
+    await end(keeping)

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -208,12 +208,11 @@ class WarmPool:
         self._share_of_own = SHARE_OF_OWN if lazy else 1.0
         try:
             while True:
-                await self._admission.until_quiet()
+                # Not longer: a pull may take hours, and what is not wanted takes memory and disk.
+                await _for_a_while(self._admission.until_quiet())
                 self._changed.clear()
                 await one_round(Work.WARM_POOL, self._fill(), self._failed)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(LOOK_AGAIN_S, LONGEST_PAUSE_S)):
-                        await self._changed.wait()
+                await _for_a_while(self._changed.wait())
         finally:
             if self._making is not None:
                 await end(self._making)
@@ -314,3 +313,9 @@ class WarmPool:
             spec = await self._host.vms.make(vm_id, image, snapshot.shape, slot, source)
             await self._host.vms.prewarm(spec, path)
         return Prepared(snapshot, spec, slot)
+
+
+async def _for_a_while(waited_for: Awaitable[object]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_AGAIN_S):
+            await waited_for
