@@ -22,7 +22,12 @@ class Host:
     was published takes ``SIZE_BYTES``."""
 
     def __init__(self) -> None:
-        self.vms, self.snapshots = self, self
+        self.vms, self.snapshots, self.storage = self, self, self
+        self.full = False
+
+    def check_room(self, _: int) -> None:
+        if self.full:
+            raise DiskFull("the disk is full", details="it is filled to its floor")
 
     async def memory_metadata(self, _: object) -> dict[str, object]:
         return {"size_bytes": SIZE_BYTES}
@@ -38,23 +43,33 @@ class Events:
         raise NotImplementedError("it is about to be stored")
 
 
-def step(name: str, budget_bytes: int = 0) -> Any:
-    host: Any = Host()
+def step(name: str, budget_bytes: int = 0, known: Host | None = None) -> Any:
+    host: Any = known or Host()
     events: Any = Events()
     parts = (ABSENT, host, ABSENT, events, ABSENT, ABSENT)
     steps = BuildImageSnapshot(*parts, budget_bytes=budget_bytes).saga.steps
     return next(one for one in steps if one.name == name)
 
 
+PULLED: Any = SimpleNamespace(
+    snapshot=SimpleNamespace(id=UUID(int=1)),
+    watch=SimpleNamespace(elapsed_s=1.0),
+    reference="big:1",
+)
+
+
 async def test_what_the_guests_disk_is_too_small_for_does_not_wait_for_room_on_the_host() -> None:
-    build: Any = SimpleNamespace(
-        snapshot=SimpleNamespace(id=UUID(int=1)),
-        watch=SimpleNamespace(elapsed_s=1.0),
-        reference="big:1",
-    )
     with pytest.raises(ContainerError, match="the VM's disk is full") as raised:
-        await step("pull").do(ImageBuildNotes(UUID(int=2)), build)
+        await step("pull").do(ImageBuildNotes(UUID(int=2)), PULLED)
     assert not isinstance(raised.value, NO_VERDICT), "or it would be pulled again and again"
+
+
+async def test_what_goes_wrong_on_a_full_disk_of_the_host_waits_for_room() -> None:
+    host = Host()
+    host.full = True
+    with pytest.raises(DiskFull, match="the disk is full") as raised:
+        await step("pull", known=host).do(ImageBuildNotes(UUID(int=2)), PULLED)
+    assert "what could not go on" in raised.value.details
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,16 @@ def test_what_a_full_disk_has_put_off_is_due_once_there_is_room() -> None:
     assert due.snapshot is waiting
 
 
+def test_an_image_needs_as_much_room_as_it_took() -> None:
+    policy = RetryPolicy(pause_s=30)
+    waiting = with_image(put_off(policy, ago_s=31))
+    large = replace(waiting, metadata={**waiting.metadata, "size_bytes": 3 << 30})
+    found = [snapshot(READY), large]
+    assert plan_rebuilds(found, HERE, NOW, policy, room_mib=3071).due == ()
+    (due,) = plan_rebuilds(found, HERE, NOW, policy, room_mib=3072).due
+    assert due.snapshot is large
+
+
 def test_rebuilds_do_not_fill_a_disk_again_and_again() -> None:
     policy = RetryPolicy(pause_s=30)
     plan = plan_rebuilds([put_off(policy, ago_s=10)], HERE, NOW, policy, room_mib=1 << 20)

@@ -38,7 +38,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
-from warmboot.manager.snapshots.retries import note_failure
+from warmboot.manager.snapshots.retries import note_failure, with_room
 from warmboot.manager.vms.builder_vm import BuilderVm
 from warmboot.model.errors import Conflict, ContainerError, DiskFull, NotFound, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
@@ -105,9 +105,7 @@ class BuildImageSnapshot:
         self._retry = retry
         self._budget_bytes = budget_bytes
         self._vm = BuilderVm(store, host)
-        self.saga = Saga(
-            "build-image-snapshot",
-            ImageBuildNotes,
+        steps = (
             Step("folder", self._begin_folder, self._discard_folder),
             Step("network", self._reserve),  # given back with the machine
             Step("machine", self._make, self._unmake),
@@ -119,6 +117,9 @@ class BuildImageSnapshot:
             Step("freeze", self._freeze),
             Step("publish", self._publish),
             Step("swap", self._swap),
+        )
+        self.saga = Saga(
+            "build-image-snapshot", ImageBuildNotes, *(with_room(host, step) for step in steps)
         )
 
     async def __call__(self, snapshot_id: UUID) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -39,13 +39,12 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.canary import Canary
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
-from warmboot.manager.snapshots.retries import note_failure
+from warmboot.manager.snapshots.retries import note_failure, with_room
 from warmboot.manager.snapshots.snapshot_metadata import known_cold_boot_s, snapshot_metadata
 from warmboot.manager.vms.boot_vm import with_second_try
 from warmboot.manager.vms.builder_vm import BuilderVm
 from warmboot.model.errors import (
     ContainerError,
-    DiskFull,
     GuestError,
     HostError,
     HypervisorError,
@@ -68,7 +67,6 @@ from warmboot.system.disks import os_error
 log = structlog.get_logger(__name__)
 
 _MAY_HAVE_STARVED = (HypervisorError, GuestError, ContainerError)
-_LEAST_ROOM_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -138,7 +136,7 @@ class BuildSnapshot:
             Step("canary-run", self._run_canary),
             Step("swap", self._swap),
         )
-        self.saga = Saga("build-snapshot", BuildNotes, *(self._with_room(step) for step in steps))
+        self.saga = Saga("build-snapshot", BuildNotes, *(with_room(host, step) for step in steps))
 
     async def __call__(self, snapshot_id: UUID) -> None:
         snapshot = await self._store.snapshots.get(snapshot_id)
@@ -173,24 +171,6 @@ class BuildSnapshot:
             else:
                 return
         await with_second_try(build)
-
-    def _with_room(self, step: Step[BuildNotes, _Build]) -> Step[BuildNotes, _Build]:
-        """What goes wrong on a disk that is filled to its floor does so because of that."""
-
-        async def do(notes: BuildNotes, build: _Build) -> None:
-            try:
-                await step.do(notes, build)
-            except HostError as error:
-                try:
-                    self._host.storage.check_room(_LEAST_ROOM_BYTES)
-                except DiskFull as full:
-                    details = f"{full.details}; what could not go on: {error.brief}"
-                    raise DiskFull(
-                        full.brief, details=details, resolution=full.resolution
-                    ) from error
-                raise
-
-        return replace(step, do=do)
 
     async def _tell(self, build: _Build, stage: str) -> None:
         await self._events.emit(

@@ -111,14 +111,20 @@ def waits_for_room(snapshot: RuntimeSnapshot) -> bool:
 
 
 def _not_before(snapshot: RuntimeSnapshot, policy: RetryPolicy, room_mib: int) -> datetime | None:
-    """Room for its memory is what a rebuild needs. The first pause keeps a disk that others fill
-    again and again from being filled by rebuilds, too."""
+    """Room is what a rebuild needs. The first pause keeps a disk that others fill again and again
+    from being filled by rebuilds, too."""
     put_off_until = snapshot.rebuild_not_before
     if put_off_until is None or not waits_for_room(snapshot):
         return put_off_until
-    if room_mib < snapshot.shape.memory_mib:
+    if room_mib < _needed_mib(snapshot):
         return put_off_until
     return put_off_until - policy.pause_without_verdict + policy.pause_after(1)
+
+
+def _needed_mib(snapshot: RuntimeSnapshot) -> int:
+    """Room for its memory; of an image that was prepared before, for what that took."""
+    stored_mib = (snapshot.stored_bytes or 0) >> 20 if snapshot.depth is Depth.IMAGE else 0
+    return max(snapshot.shape.memory_mib, stored_mib)
 
 
 def _wish(

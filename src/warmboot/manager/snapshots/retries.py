@@ -7,16 +7,20 @@ rebuild off, however often.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 
+from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored
+from warmboot.manager.core.saga import L, N, Step
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
 from warmboot.model.errors import (
     DiskFull,
+    HostError,
     IllegalTransition,
     ImageDamaged,
     NotFound,
@@ -30,6 +34,26 @@ log = structlog.get_logger(__name__)
 
 NO_VERDICT = (DiskFull, ImageDamaged, Unavailable)
 """These errors say nothing about the snapshot that was to be built: its time will come."""
+
+_LEAST_ROOM_BYTES = 1 << 20
+
+
+def with_room(host: HostAgent, step: Step[N, L]) -> Step[N, L]:
+    """What goes wrong in this step on a disk that is filled to its floor does so because of that:
+    ``DiskFull``."""
+
+    async def do(notes: N, live: L) -> None:
+        try:
+            await step.do(notes, live)
+        except HostError as error:
+            try:
+                host.storage.check_room(_LEAST_ROOM_BYTES)
+            except DiskFull as full:
+                details = f"{full.details}; what could not go on: {error.brief}"
+                raise DiskFull(full.brief, details=details, resolution=full.resolution) from error
+            raise
+
+    return replace(step, do=do)
 
 
 async def note_failure(
