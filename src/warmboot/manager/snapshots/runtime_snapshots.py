@@ -126,7 +126,11 @@ class RuntimeSnapshots:
             for other in there:
                 if other.state is SnapshotState.CREATING:
                     return other.id
+            # Before another one goes to make a place.
             await self._host.storage.ensure_room()
+            probe = await self._host.probe()
+            if probe.capabilities.freezes:
+                await self._base(image_id, wanted, probe.host, name)
             if not there:
                 await self._check_image_capacity()
             replaces = there[0].id if there else None
