@@ -194,6 +194,8 @@ class Nfs:
                 os.fdatasync(descriptor)
                 stable = _FILE_SYNC
             later = os.fstat(descriptor)
+        if stable != _UNSTABLE:
+            self.tree.written(node)
         shown = before(earlier) + u32(1) + self.attributes(node, later)
         return [shown, u32(written), u32(stable), self._verifier]
 
@@ -202,6 +204,7 @@ class Nfs:
         with self.tree.opened(node) as descriptor:
             os.fsync(descriptor)
             found = os.fstat(descriptor)
+        self.tree.written(node)
         return [u32(0), u32(1), self.attributes(node, found), self._verifier]
 
     # -- the file system -----------------------------------------------------------------------

@@ -28,7 +28,8 @@ _HEAD = struct.Struct(">8sQB")
 _MOST_DEPTH = 40
 _MOST_OPEN = 256
 _MOST_NODES = 200_000
-_IDLE_S = 5.0
+_IDLE_S, _LONG_IDLE_S = 5.0, 600.0
+_READ_WRITE, _EXECUTABLE = stat.S_IRUSR | stat.S_IWUSR, 0o111
 _MOST_LOOKED_AT = 1_000_000
 _DEEPEST = 1000
 
@@ -71,6 +72,7 @@ class _Open:
     writable: bool
     used_s: float
     users: int = 0
+    lasting: bool = False
 
 
 class Tree:
@@ -229,8 +231,15 @@ class Tree:
             self._drop(node)
             self._open[node] = one
             while len(self._open) > _MOST_OPEN:
-                self._drop(next(iter(self._open)))
+                self._drop(self._least_needed())
         return one
+
+    def written(self, node: Node) -> None:
+        """What was written is on the disk. While it is open, the host does not start a program."""
+        with self._lock:
+            one = self._open.get(node)
+            if one is not None and one.users == 0 and one.writable and _opens_again(one):
+                self._drop(node)
 
     def forget(self, node: Node) -> None:
         """It was removed: its room on the disk comes back."""
@@ -239,14 +248,43 @@ class Tree:
 
     def close_idle(self) -> None:
         with self._lock:
-            limit_s = monotonic() - _IDLE_S
-            for node in [n for n, one in self._open.items() if one.used_s < limit_s]:
-                self._drop(node)
+            now_s = monotonic()
+            for node, one in list(self._open.items()):
+                if one.used_s < now_s - _IDLE_S:
+                    one.lasting = _lasts(one)
+                    if not one.lasting or one.used_s < now_s - _LONG_IDLE_S:
+                        self._drop(node)
+
+    def _least_needed(self) -> Node:
+        for node, one in self._open.items():
+            one.lasting = one.lasting or _lasts(one)
+            if not one.lasting:
+                return node
+        return next(iter(self._open))
 
     def _drop(self, node: Node) -> None:
         one = self._open.pop(node, None)
         if one is not None and one.users == 0:
             os.close(one.descriptor)
+
+
+def _opens_again(one: _Open) -> bool:
+    """Whether we could open it anew: not what was made read-only, as git's files are, to which who
+    has made it may write all the same."""
+    found = os.fstat(one.descriptor)
+    ours = found.st_uid == os.geteuid() != 0
+    return not (one.writable and ours) or found.st_mode & _READ_WRITE == _READ_WRITE
+
+
+def _lasts(one: _Open) -> bool:
+    """Whether it is kept for long, as a guest writes when it likes to. A program would not start on
+    the host meanwhile, and a file that was removed would take its room."""
+    try:
+        found = os.fstat(one.descriptor)
+        used = found.st_nlink > 0 and not found.st_mode & _EXECUTABLE
+        return used and not _opens_again(one)
+    except OSError:  # of a disk that is gone
+        return False
 
 
 def _stale() -> OSError:
