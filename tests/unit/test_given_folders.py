@@ -183,8 +183,9 @@ async def test_a_container_gets_its_folders_and_those_of_the_shared_ones_that_it
         with pytest.raises(InvalidRequest, match="cannot be mounted") as refused:
             await given.checked_for(container(f"{place}/{source}"))
         assert "--folder" in refused.value.resolution
-    with pytest.raises(InvalidRequest, match="bind source path does not exist"):
-        await given.checked_for(container(f"{place}/own/no", folders=(own,)))
+    for name in ("no", "n" * 300):
+        with pytest.raises(InvalidRequest, match="bind source path does not exist"):
+            await given.checked_for(container(f"{place}/own/{name}", folders=(own,)))
     (place / "link").unlink()
     (place / "link").symlink_to(place)
     with pytest.raises(InvalidRequest, match="cannot be mounted"):

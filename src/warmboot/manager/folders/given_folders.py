@@ -96,11 +96,14 @@ def places_of(
                 resolution="give it the folder (`--folder DIR`), have the manager share it with "
                 "all (MANAGER_SHARED_FOLDERS), or use a volume (-v NAME:/path)",
             )
-        if not Path(source).exists():
+        try:
+            Path(source).stat()
+        except OSError as error:
             raise InvalidRequest(
                 f'invalid mount config for type "bind": bind source path does not exist: {source}',
+                details=os.strerror(error.errno or 0),
                 resolution="make it first; it is not made for you",
-            )
+            ) from error
         places[source] = place
     return places
 
