@@ -223,6 +223,11 @@ def test_volumes_are_named(text: str, found: dict[str, Any]) -> None:
     assert asked(mounts=[found]).mounts[0].type is MountType.VOLUME
 
 
+def test_a_volume_may_have_the_name_of_a_type() -> None:
+    found = {"type": "volume", "source": "bind", "target": "/data"}
+    assert docker.volume("bind:/data") == docker.mount("source=bind,target=/data") == found
+
+
 @pytest.mark.parametrize("source", ["/host", "./code", ".", "../code"])
 def test_paths_of_the_host_are_bound(source: str) -> None:
     found = {"type": "bind", "source": str(Path(source).absolute()), "target": "/src"}

@@ -83,7 +83,7 @@ def mount(text: str) -> dict[str, Any]:
         if not found.get("source"):
             raise ValueError("source is required")
         found["source"] = str(Path(found["source"]).absolute())
-    elif found["type"] == "volume" and found.get("source") and "bind" in _source(found["source"]):
+    elif found["type"] == "volume" and _source(found.get("source", ""))[0] == "bind":
         raise ValueError(f"{found['source']} is no volume's name; for a folder say type=bind")
     if "target" not in found:
         raise ValueError("target is required")
