@@ -228,12 +228,19 @@ def test_a_volume_may_have_the_name_of_a_type() -> None:
     assert docker.volume("bind:/data") == docker.mount("source=bind,target=/data") == found
 
 
+def test_a_path_with_a_comma_is_quoted() -> None:
+    found = {"type": "bind", "source": '/a, "b"', "target": "/src"}
+    assert docker.mount('type=bind,"source=/a, ""b""",target=/src') == found
+    assert docker.volume('/a, "b":/src') == found
+
+
 @pytest.mark.parametrize("source", ["/host", "./code", ".", "../code"])
 def test_paths_of_the_host_are_bound(source: str) -> None:
     found = {"type": "bind", "source": str(Path(source).absolute()), "target": "/src"}
     assert docker.volume(f"{source}:/src") == found
     assert docker.volume(f"{source}:/src:ro,z") == {**found, "read_only": True}
     assert docker.mount(f"type=bind,source={source},target=/src") == found
+    assert docker.mount(f'type=bind,"source={source}",target=/src') == found
     (mount,) = asked(mounts=[found]).mounts
     assert mount.type is MountType.BIND
     assert host_config(ContainerOptions(mounts=(mount,)))["Mounts"] == [
@@ -264,6 +271,8 @@ def test_only_paths_are_bound_and_no_path_is_a_volume() -> None:
         (docker.mount, "type=nfs,target=/x", "invalid mount type"),
         (docker.mount, "target=/x,tmpfs-size=1m", "cannot mix"),
         (docker.mount, "target", "must be a key=value pair"),
+        (docker.mount, 'type=bind,"source=/a', "invalid mount: "),
+        (docker.mount, "", "target is required"),
         (docker.mount, "target=/x,color=red", "unexpected key 'color'"),
         (docker.ulimit, "nofile", "invalid ulimit argument: nofile"),
         (docker.ulimit, "nofile=20:10", "soft limit must be less than or equal to hard limit"),

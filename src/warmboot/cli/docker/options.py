@@ -5,6 +5,7 @@ All raise ``ValueError``, in Docker's words where it has some.
 
 from __future__ import annotations
 
+import csv
 import ipaddress
 import math
 import re
@@ -56,9 +57,13 @@ def volume(text: str) -> dict[str, Any]:
 
 def mount(text: str) -> dict[str, Any]:
     """``--mount``: ``type=volume,source=NAME,target=/path,readonly``, ``type=bind,source=DIR,…`` or
-    ``type=tmpfs,…``."""
+    ``type=tmpfs,…``; what has a comma in it is quoted, as in CSV: ``type=bind,"source=a,b",…``."""
     found: dict[str, Any] = {"type": "volume"}
-    for entry in text.split(","):
+    try:
+        entries = next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"invalid mount: {text}: {error}") from None
+    for entry in entries:
         name, assigned, value = entry.partition("=")
         name = name.strip().lower()
         if name in ("readonly", "ro") and value.lower() in ("", "1", "true", "false", "0"):
