@@ -92,6 +92,34 @@ async def test_an_adopted_vm_whose_folders_cannot_be_served_gets_them_later(
     assert tried == 4
 
 
+async def test_a_vm_whose_server_is_not_started_anew_after_all_gets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked for it is gone, and the former one has been ended for it."""
+    begun, serves, tried = asyncio.Event(), asyncio.Event(), 0
+
+    async def start(_: Serving, limit: Limit, *, all_of_them: bool) -> Started:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            begun.set()
+            await asyncio.Event().wait()
+        serves.set()
+        return Started(os.pidfd_open(os.getpid()))
+
+    monkeypatch.setattr(folder_server, "start", start)
+    monkeypatch.setattr(folder_servers, "FIRST_PAUSE_S", 0.001)
+    servers = FolderServers()
+    asking = asyncio.create_task(servers.serve_again("vm", to_us(tmp_path)))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await serves.wait()
+    await servers.let_go()
+
+
 def ended() -> int:
     """The pidfd of a process that has ended, or is about to."""
     return os.pidfd_open(os.posix_spawnp("true", ["true"], os.environ))

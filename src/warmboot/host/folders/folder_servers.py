@@ -54,13 +54,13 @@ class FolderServers:
     async def serve_again(self, vm_id: str, serving: Serving) -> None:
         """The same for a VM that has mounted them, and waits: those that are there. Where it fails,
         it is tried until it succeeds."""
-        await self._stop_watching(vm_id)
         try:
+            await self._stop_watching(vm_id)
             server = await self._started(serving)
         except VmGone:
             raise
-        except (WarmbootError, OSError):
-            self._begin(vm_id, serving, None)
+        except (WarmbootError, OSError, asyncio.CancelledError):
+            self._begin(vm_id, serving, None)  # the former one has been ended
             raise
         self._begin(vm_id, serving, server)
 
