@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from warmboot.manager.containers.container_states import fork_of
-from warmboot.manager.folders import given_folders
+from warmboot.manager.folders import given_folders, tenant_folders
 from warmboot.manager.folders.given_folders import shared_folders, told_as_here
 from warmboot.manager.folders.tenant_folders import TenantFolders
 from warmboot.manager.tenants.fork_tenant import NewFork
@@ -107,6 +108,39 @@ async def test_an_engine_gets_the_shared_folders_that_its_owner_may_read(
         assert await given.checked(spec, None) == (asked, *expected)
     vms.engine_network = None
     assert await given.checked(EngineSpec("ci", 1000), None) == (), "where there can be none"
+
+
+async def test_a_shared_folder_that_does_not_answer_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    answers = threading.Event()
+    found = given_folders.found
+
+    def look(folder: HostFolder) -> HostFolder:
+        assert not folder.path.endswith("hangs") or answers.wait(60)
+        return found(folder)
+
+    async def may_read(_: int, path: str) -> bool:
+        if path.endswith("slow"):
+            monkeypatch.setattr(given_folders, "LOOK_TIMEOUT_S", 0.05)  # for the next one
+            raise HostError("setpriv took longer than 20 s")
+        return True
+
+    monkeypatch.setattr(given_folders, "found", look)
+    monkeypatch.setattr(given_folders, "may_read", may_read)
+    monkeypatch.setattr(tenant_folders, "found", look)
+    shared = [HostFolder(f"{tmp_path.resolve()}/{name}") for name in ("answers", "slow", "hangs")]
+    for folder in shared:
+        Path(folder.path).mkdir()
+    vms = SimpleNamespace(engine_network=object(), mirror_port=None)
+    given = TenantFolders(cast(Any, None), cast(Any, SimpleNamespace(vms=vms)), shared)
+    try:
+        assert await given.checked(EngineSpec("ci", 1000), None) == (shared[0],)
+        with pytest.raises(HostError, match="does not answer"):
+            await given.checked(EngineSpec("ci", 1000, folders=(shared[2],)), None)
+    finally:
+        answers.set()
 
 
 async def test_what_goes_on_from_a_moment_reads_its_folders_and_a_fork_writes_if_asked_to(

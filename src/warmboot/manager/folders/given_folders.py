@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import structlog
 
 from warmboot.host.folders.may_read import may_read
-from warmboot.model.errors import InvalidRequest, WarmbootError
+from warmboot.model.errors import HostError, InvalidRequest, WarmbootError
 from warmboot.model.tenants.container_options import ContainerOptions, MountType
 from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.model.tenants.mounted_folders import IN_GUEST, folder_of
+from warmboot.system.concurrency import in_own_thread
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LOOK_TIMEOUT_S = 20.0
 
 _NEVER = ("/dev", "/proc", "/sys")
 """What is in them are no files, and some of it leads out."""
@@ -62,15 +69,28 @@ async def shared_with(
     folders: dict[str, HostFolder] = {}
     for folder in shared:
         try:
-            one = await asyncio.to_thread(found, folder)
-        except InvalidRequest as error:
+            one = await looked(partial(found, folder))
+            if any(PurePosixPath(one.path).is_relative_to(other.path) for other in asked):
+                continue
+            if await may_read(uid, one.path):
+                folders.setdefault(one.path, one)
+        except (InvalidRequest, HostError) as error:
             log.warning("a shared folder is not given", folder=folder.path, error=error.brief)
-            continue
-        if any(PurePosixPath(one.path).is_relative_to(other.path) for other in asked):
-            continue
-        if await may_read(uid, one.path):
-            folders.setdefault(one.path, one)
     return tuple(folders.values())
+
+
+async def looked(look: Callable[[], T]) -> T:
+    """What it finds in file systems of this machine. ``HostError`` where one does not answer, which
+    keeps nobody else waiting."""
+    try:
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            return await in_own_thread(look, "folders")
+    except TimeoutError as error:
+        raise HostError(
+            "a file system of this machine does not answer",
+            details=f"folders in it were looked for, and not found within {LOOK_TIMEOUT_S:g} s",
+            resolution="look whether its server is there (`findmnt -t nfs,nfs4,cifs,fuse`)",
+        ) from error
 
 
 def bound_by(options: ContainerOptions) -> Sequence[str]:

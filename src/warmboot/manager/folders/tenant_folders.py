@@ -9,10 +9,10 @@ Nothing is left to be undone: the process ends with the VM, whoever ended that.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -22,6 +22,7 @@ from warmboot.manager.folders.given_folders import (
     bound_by,
     check_nested,
     found,
+    looked,
     places_of,
     shared_with,
 )
@@ -85,7 +86,7 @@ class TenantFolders:
         if self._possible:
             shared = await shared_with(spec.owner_uid, self._shared, asked.values())
         given = (*asked.values(), *shared)
-        places = await asyncio.to_thread(places_of, sources, given)
+        places = await looked(partial(places_of, sources, given))
         if given:
             self._check_host(())
         used = {folder.path for folder, _ in places.values()}
@@ -98,7 +99,7 @@ class TenantFolders:
         """
         if not (sources := bound_by(spec.options)):
             return spec
-        places = await asyncio.to_thread(places_of, sources, spec.folders)
+        places = await looked(partial(places_of, sources, spec.folders))
         mounts = [
             replace(one, source=places[one.source][1]) if one.type is MountType.BIND else one
             for one in spec.options.mounts
@@ -112,7 +113,7 @@ class TenantFolders:
     async def _asked(self, folders: Sequence[HostFolder]) -> dict[str, HostFolder]:
         by_path: dict[str, HostFolder] = {}
         for asked in folders:
-            folder = await asyncio.to_thread(found, asked)
+            folder = await looked(partial(found, asked))
             if folder.path in by_path:
                 raise InvalidRequest(
                     f"the folder {folder.path} is given twice",
