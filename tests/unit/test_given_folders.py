@@ -156,6 +156,9 @@ async def test_what_goes_on_from_a_moment_reads_its_folders_and_a_fork_writes_if
     writable = EngineSpec("ci", 0, folders=(HostFolder(here),))
     expected = (HostFolder(here), read_only[1])
     assert await given.checked(writable, cast(Any, moment)) == expected
+    shared = (HostFolder(here, optional=True), HostFolder(gone, optional=True))
+    writable = EngineSpec("ci", 0, folders=shared)
+    assert await given.checked(writable, cast(Any, moment)) == shared, "one is gone meanwhile"
     moment.name = "seeded"
     assert await given.checked(EngineSpec("ci", 0), cast(Any, moment)) == read_only
     with pytest.raises(InvalidRequest, match="comes with the snapshot"):

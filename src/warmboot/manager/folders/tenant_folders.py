@@ -113,7 +113,12 @@ class TenantFolders:
     async def _asked(self, folders: Sequence[HostFolder]) -> dict[str, HostFolder]:
         by_path: dict[str, HostFolder] = {}
         for asked in folders:
-            folder = await looked(partial(found, asked))
+            try:
+                folder = await looked(partial(found, asked))
+            except InvalidRequest:
+                if not asked.optional:
+                    raise
+                folder = asked  # of the source of a fork, which has mounted it, and it is gone
             if folder.path in by_path:
                 raise InvalidRequest(
                     f"the folder {folder.path} is given twice",
