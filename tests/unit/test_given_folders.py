@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from dataclasses import replace
@@ -108,6 +109,23 @@ async def test_an_engine_gets_the_shared_folders_that_its_owner_may_read(
         assert await given.checked(spec, None) == (asked, *expected)
     vms.engine_network = None
     assert await given.checked(EngineSpec("ci", 1000), None) == (), "where there can be none"
+
+
+def test_a_folder_into_which_root_may_not_look_is_refused_with_what_keeps_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    def stat(_: Path) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(InvalidRequest) as refused:
+        given_folders.found(HostFolder(str(tmp_path / "no")))
+    assert "exists" in refused.value.resolution
+    with monkeypatch.context() as patch, pytest.raises(InvalidRequest) as refused:
+        patch.setattr(Path, "stat", stat)
+        given_folders.found(HostFolder("/srv/of-a-user"))
+    assert "FUSE" in refused.value.resolution
 
 
 async def test_a_shared_folder_that_does_not_answer_keeps_nobody_waiting(

@@ -173,7 +173,10 @@ def found(folder: HostFolder) -> HostFolder:
         raise InvalidRequest(
             f"the folder {folder.path} cannot be given to a VM",
             details=why,
-            resolution="give one that exists on the manager's machine",
+            resolution="give one that root may look into: not of FUSE without allow_other, nor of "
+            "an NFS server that squashes root"
+            if isinstance(error, PermissionError) and os.geteuid() == 0
+            else "give one that exists on the manager's machine",
         ) from error
     if not stat.S_ISDIR(found.st_mode):
         raise InvalidRequest(
