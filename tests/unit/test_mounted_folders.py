@@ -102,6 +102,22 @@ async def test_what_is_not_is_refused_and_it_says_how(given: HostFolder, source:
         assert "--folder" in said
 
 
+async def test_what_would_take_long_to_look_at_is_refused(given: HostFolder) -> None:
+    """The front is one for all engines, and others would wait for it."""
+    many, long = [f"/proc/{n}:/a" for n in range(1025)], "/proc" + "/a" * 2045
+    bound = {"DriverConfig": {"Options": {"o": "bind", "device": f"{long}/a"}}}
+    for host, words in (
+        ({"Binds": many}, "1024 paths at most"),
+        ({"Binds": [f"{long}/a:/a"]}, "4096 characters at most"),
+        ({"Mounts": [{"Type": "volume", "VolumeOptions": bound}]}, "4096 characters at most"),
+    ):
+        status, said, sent = await asked(given, **host)
+        assert (status, sent) == (400, {})
+        assert words in said
+    status, _, sent = await asked(given, Binds=[*many[:1023], f"{long}:/a"])
+    assert (status, len(sent["Binds"])) == (200, 1024)
+
+
 async def test_the_vms_own_and_its_dockers_socket_are_never_the_hosts(given: HostFolder) -> None:
     everything = HostFolder("/", read_only=True)
     for source in ("/var/run/docker.sock", "/proc", "/sys/fs/cgroup"):

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal
+from warmboot.engine_socket.limits import MOST_MOUNTS, MOST_PATH_LENGTH
 from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.model.tenants.mounted_folders import folder_of
 
@@ -33,7 +35,7 @@ def checked(
 
     ``sockets``: those at which the engine is reached.
     """
-    found = list(_sources(config))
+    found = _in_bounds(_sources(config))
     given = {source: there for source in found if (there := _given(source, folders)) is not None}
     others = [source for source in found if source not in given]
     _check(others, engine, (*sockets, *DOCKER_SOCKETS), folders)
@@ -52,7 +54,17 @@ def _given(source: str, folders: Sequence[HostFolder]) -> str | None:
 
 def check_volume(volume: Mapping[str, Any], engine: str) -> None:
     """The same for the body that makes a volume, which may stand for a folder. ``Refusal``."""
-    _check(_bound(volume.get("DriverOpts")), engine, DOCKER_SOCKETS, ())
+    _check(_in_bounds(_bound(volume.get("DriverOpts"))), engine, DOCKER_SOCKETS, ())
+
+
+def _in_bounds(sources: Iterator[str]) -> Sequence[str]:
+    """Each of them once. ``Refusal`` for more, or longer ones, than are looked at in no time."""
+    found = list(islice(sources, MOST_MOUNTS + 1))
+    if len(found) > MOST_MOUNTS:
+        raise Refusal(400, f"a container can mount {MOST_MOUNTS} paths at most")
+    if any(len(source) > MOST_PATH_LENGTH for source in found):
+        raise Refusal(400, f"a path that is mounted can have {MOST_PATH_LENGTH} characters at most")
+    return list(dict.fromkeys(found))
 
 
 def _check(

@@ -77,6 +77,9 @@ MOST_HELD_BYTES = 256 << 10
 MOST_PORTS = 1024
 """That one container can publish: each is a socket of the manager's."""
 
+MOST_MOUNTS, MOST_PATH_LENGTH = 1024, 4096
+"""Of one container, those that name a path: each is looked at; and how long such a path may be."""
+
 MANAGER_TIMEOUT_S = 30.0
 """How long what needs the manager waits for one that is being restarted, and for its answer."""
 
