@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from tests.support.engine_sockets import serving
+from tests.support.eventually import until
 
+from warmboot.engine_socket import conversation
+from warmboot.engine_socket.limits import MOST_LOOKS
 from warmboot.model.conventions.engine_front import ServedEngine, as_message, from_message
 from warmboot.model.tenants.host_folder import HostFolder
 
@@ -84,6 +87,39 @@ def test_nobody_waits_for_a_file_system_of_anothers_that_does_not_answer(
 
     with ThreadPoolExecutor(1) as threads:
         assert asyncio.run(ask(threads)) == 200
+
+
+async def test_an_engine_has_few_threads_that_wait_for_a_file_system(
+    given: HostFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, begun = threading.Event(), 0
+    look = conversation.checked
+
+    def hanging(*about: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        assert answers.wait(60)
+        return look(*about)
+
+    body = json.dumps({"HostConfig": {"Binds": [f"{given.path}:/src"]}}).encode()
+    head = b"POST /v1.44/containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n"
+    monkeypatch.setattr(conversation, "checked", hanging)
+    monkeypatch.setattr(conversation, "LOOK_TIMEOUT_S", 0.05)
+    async with serving(folders=(given,)) as it:
+        try:
+            for _ in range(MOST_LOOKS + 2):
+                client = await it.connect()
+                await client.send(head % len(body) + body)
+                status, said = await client.answer()
+                assert status == 503
+                assert b"does not answer" in said
+            await until(lambda: begun == MOST_LOOKS)
+        finally:
+            answers.set()
+        monkeypatch.setattr(conversation, "LOOK_TIMEOUT_S", 60.0)
+        client = await it.connect()
+        await client.send(head % len(body) + body)
+        assert (await client.answer())[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ from warmboot.engine_socket.limits import (
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
     LINGER_S,
+    LOOK_TIMEOUT_S,
     MOST_CREATE_BYTES,
     MOST_HEAD_BYTES,
 )
@@ -103,6 +104,11 @@ class Engine(Protocol):
     @property
     def bodies(self) -> asyncio.Semaphore:
         """Room for requests whose bodies are kept."""
+        ...
+
+    @property
+    def looks(self) -> asyncio.Semaphore:
+        """Room for threads that look at what is to be mounted."""
         ...
 
 
@@ -271,8 +277,27 @@ class Conversation:
         folders, names = self._engine.folders, self._engine.names
         if not folders:
             return checked(config, folders, *names)
+        loop, looks = asyncio.get_running_loop(), self._engine.looks
+
+        def look() -> Mapping[str, Any]:
+            try:
+                return checked(config, folders, *names)
+            finally:
+                loop.call_soon_threadsafe(looks.release)
+
         # A link may lead to a file system that does not answer: nobody else's request waits then.
-        return await in_own_thread(lambda: checked(config, folders, *names), "folders")
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                await looks.acquire()
+                try:
+                    looking = in_own_thread(look, "folders")
+                except RuntimeError:  # there is no thread to be had
+                    looks.release()
+                    raise
+                return await looking
+        except TimeoutError:
+            words = "a file system of this machine, to which a mount leads, does not answer"
+            raise Refusal(503, words) from None
 
     async def _start(
         self, request: h11.Request, connections: GuestConnections, reference: str

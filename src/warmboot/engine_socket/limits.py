@@ -80,6 +80,10 @@ MOST_PORTS = 1024
 MOST_MOUNTS, MOST_PATH_LENGTH = 1024, 4096
 """Of one container, those that name a path: each is looked at; and how long such a path may be."""
 
+MOST_LOOKS, LOOK_TIMEOUT_S = 8, 20.0
+"""Of one engine at a time, for its mounts in file systems of this machine, and how long each is
+waited for: its thread goes on."""
+
 MANAGER_TIMEOUT_S = 30.0
 """How long what needs the manager waits for one that is being restarted, and for its answer."""
 

@@ -20,7 +20,12 @@ from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest.guest_connections import GuestConnections
-from warmboot.engine_socket.limits import GREETED_TIMEOUT_S, MOST_BODIES, START_TIMEOUT_S
+from warmboot.engine_socket.limits import (
+    GREETED_TIMEOUT_S,
+    MOST_BODIES,
+    MOST_LOOKS,
+    START_TIMEOUT_S,
+)
 from warmboot.engine_socket.listeners.connected import Connected
 from warmboot.engine_socket.listeners.tls_listener import TlsListener
 from warmboot.engine_socket.listeners.unix_listener import UnixListener
@@ -52,6 +57,7 @@ class EngineSocket:
         self._waking = OnceForAll[str]()
         self.logins: Sequence[RegistryLogin] = ()
         self.bodies = asyncio.Semaphore(MOST_BODIES)
+        self.looks = asyncio.Semaphore(MOST_LOOKS)
         self.engine = engine
         self.sockets: set[str] = set()
         """Paths of others that lead here, too."""
