@@ -171,6 +171,13 @@ class DockerClient:
         found = await self._ask.json("listing the containers", "GET containers/json")
         return [str(one["Id"]) for one in found]
 
+    async def which_exited(self) -> list[str]:
+        """The ids of those that have run, and do not."""
+        params = {"all": "1", "filters": json.dumps({"status": ["exited"]})}
+        doing = "listing the containers"
+        found = await self._ask.json(doing, "GET containers/json", params=params)
+        return [str(one["Id"]) for one in found]
+
     async def container_events(self, since_s: float) -> AsyncIterator[Mapping[str, Any]]:
         """What happens to its containers, from this moment (seconds since 1970) on."""
         params = {"filters": json.dumps({"type": ["container"]}), "since": f"{since_s:.3f}"}

@@ -1,7 +1,8 @@
 """An engine's containers when it is stopped and started: as when the host of a Docker is rebooted.
 
     stop    each container by its own signal; noted: those that are to run ``unless-stopped``
-    start   dockerd starts what it is to start, we start what was noted
+    start   dockerd starts what it is to start, we start what was noted, and what dockerd could not
+            start, as folders of the host are there only when it is
 
 Stopped over its API, dockerd takes them for stopped by their user, and would leave them so.
 """
@@ -9,6 +10,7 @@ Stopped over its API, dockerd takes them for stopped by their user, and would le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,8 +19,9 @@ import structlog
 from warmboot.docker.client import DockerClient
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.retry_until_stored import retry_until_stored
-from warmboot.model.errors import WarmbootError
+from warmboot.model.errors import NotFound, WarmbootError
 from warmboot.model.tenants.engine import Engine
+from warmboot.model.tenants.mounted_folders import IN_GUEST
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -42,11 +45,17 @@ class EngineContainers:
             log.warning("an engine is stopped that does not answer", error=error.brief)
 
     async def start(self, engine: Engine) -> None:
-        """Those that were noted; one that cannot be started stays as it is."""
-        if not engine.restarts or engine.vm_id is None:
+        """Those that were noted or need its folders; one that cannot be started stays as it is."""
+        waited_for_folders = bool(engine.spec.folders) and engine.goes_on
+        if engine.vm_id is None or not (engine.restarts or waited_for_folders):
             return
-        docker = self._host.vms.link(engine.vm_id).docker
-        await _each("start", engine, [docker.start(one) for one in engine.restarts])
+        docker, wanted = self._host.vms.link(engine.vm_id).docker, dict.fromkeys(engine.restarts)
+        if waited_for_folders:
+            try:
+                wanted |= dict.fromkeys(await _too_early(docker))
+            except WarmbootError as error:
+                log.warning("what needs an engine's folders is not started", error=error.brief)
+        await _each("start", engine, [docker.start(one) for one in wanted])
 
     async def _note(self, engine: Engine, docker: DockerClient, running: list[str]) -> None:
         """Before the first is stopped. What an interrupted stop has noted counts, too."""
@@ -66,6 +75,18 @@ class EngineContainers:
                 f"which containers of engine {engine.id} are started again",
                 lambda: self._store.engines.update(engine.id, restarts=tuple(sorted(found))),
             )
+
+
+async def _too_early(docker: DockerClient) -> list[str]:
+    """Those that dockerd was to start with itself, when their folders were not there yet."""
+    found = []
+    for one in await docker.which_exited():
+        with contextlib.suppress(NotFound):
+            of = await docker.description(one)
+            policy = (of["HostConfig"].get("RestartPolicy") or {}).get("Name")
+            if policy in ("always", "unless-stopped") and IN_GUEST in of["State"].get("Error", ""):
+                found.append(one)
+    return found
 
 
 async def _each(doing: str, engine: Engine, work: list[Coroutine[Any, Any, None]]) -> None:
