@@ -14,7 +14,7 @@ import pytest
 from tests.support.engine_sockets import serving
 from tests.support.eventually import until
 
-from warmboot.engine_socket import conversation
+from warmboot.engine_socket import conversation, host_folders
 from warmboot.engine_socket.limits import MOST_LOOKS
 from warmboot.model.conventions.engine_front import ServedEngine, as_message, from_message
 from warmboot.model.tenants.host_folder import HostFolder
@@ -93,7 +93,7 @@ async def test_an_engine_has_few_threads_that_wait_for_a_file_system(
     given: HostFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers, begun = threading.Event(), 0
-    look = conversation.checked
+    look = host_folders.checked
 
     def hanging(*about: Any) -> Any:
         nonlocal begun
