@@ -124,7 +124,11 @@ def test_libraries_come_with_their_licences() -> None:
         assert re.search(rf"^{name} \d+\.\d+\.\d+ \((MIT|Apache-2.0)\)$", licences, re.MULTILINE)
 
 
-@pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1", "[::1]:9000", "warmboot", "d", ""])
+@pytest.mark.parametrize(
+    "host",
+    ["localhost:9000", "127.0.0.1", "[::1]:9000", "warmboot", "d", "",
+     "/run/warmboot/18080.sock", "%2Frun%2Fwarmboot%2F18080.sock"],
+)  # fmt: skip
 def test_by_the_socket_programs_name_what_they_like(host: str) -> None:
     check_forwarded(headers(host=host))
 
@@ -135,6 +139,9 @@ def test_by_the_socket_programs_name_what_they_like(host: str) -> None:
         {"host": "evil.example"},
         {"host": "evil.example:9000"},
         {"host": "10.0.0.7:9000"},
+        {"host": "a_b.evil.example:9000"},
+        {"host": "a!b.evil.example"},
+        {"host": "evil.example.:9000"},
         {"host": "localhost:9000", "origin": "http://evil.example"},
         {"host": "localhost:9000", "origin": "http://localhost:8080"},
         {"host": "localhost:9000", "origin": "null"},
