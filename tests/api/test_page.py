@@ -62,6 +62,18 @@ async def test_nothing_beside_its_files_is_served(http: httpx.AsyncClient, path:
     assert (await http.get(path)).status_code == 404
 
 
+async def test_a_link_on_another_site_leads_to_the_page_and_to_nothing_else(
+    http: httpx.AsyncClient,
+) -> None:
+    linked = {"Host": "127.0.0.1:18080", "Sec-Fetch-Site": "cross-site"}
+    for path in FILES:
+        assert (await http.get(path, headers=linked)).status_code == 200, path
+    for path in ("/v1/containers", "/metrics", "/docs", "/page/nothing.js"):
+        assert (await http.get(path, headers=linked)).status_code == 403, path
+    assert (await http.post("/", headers=linked)).status_code == 403
+    assert (await http.get("/", headers=linked | {"Host": "evil.example"})).status_code == 403
+
+
 async def test_only_reading_is_possible(http: httpx.AsyncClient) -> None:
     answer = await http.post("/")
     assert answer.status_code == 405

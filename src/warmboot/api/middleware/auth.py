@@ -129,7 +129,7 @@ class AuthMiddleware:
     async def _caller(self, scope: Scope) -> str:
         headers, by_socket = Headers(scope=scope), came_by_socket(scope)
         if not self._known and not by_socket:
-            check_local(headers)
+            check_local(headers, linked=scope["path"] in page_files() and _only_reads(scope))
         worker = self._worker(headers)
         if worker is not None:
             _check_own(worker, scope)
@@ -146,7 +146,7 @@ class AuthMiddleware:
         return LOCAL
 
     def _is_open(self, scope: Scope, headers: Headers) -> bool:
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        if not _only_reads(scope):
             return False
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
             return False
@@ -207,6 +207,10 @@ def came_by_socket(scope: Scope) -> bool:
     return server is not None and server[1] is None and str(server[0]).startswith("/")
 
 
+def _only_reads(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+
+
 def worker_caller(scope: Scope) -> UUID | None:
     """The worker that makes this request, if it is one."""
     found: UUID | None = scope.get("state", {}).get("worker")
@@ -250,8 +254,11 @@ def check_forwarded(headers: Headers) -> None:
     _check_own_page(headers)
 
 
-def check_local(headers: Headers) -> None:
-    """Raises unless ``Host`` is a loopback name, and a page that calls is this server's own."""
+def check_local(headers: Headers, *, linked: bool = False) -> None:
+    """Raises unless ``Host`` is a loopback name, and a page that calls is this server's own.
+
+    A page of any site may lead to what is ``linked``.
+    """
     hosts = headers.getlist("host")
     if len(hosts) != 1:
         raise MalformedRequest("exactly one Host header is required")
@@ -265,7 +272,8 @@ def check_local(headers: Headers) -> None:
             details="without tokens only loopback names are answered (127.0.0.1, localhost, [::1])",
             resolution="use http://127.0.0.1, or configure tokens (MANAGER_TOKENS)",
         )
-    _check_own_page(headers)
+    if not linked:
+        _check_own_page(headers)
 
 
 def _check_own_page(headers: Headers) -> None:
