@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 from tests.api.conftest import Peers, http_to
 from tests.support.fake_services import FakeServices
 
@@ -166,6 +167,22 @@ def test_a_page_of_another_origin_does_not_come_in_by_a_forwarded_socket(
     with pytest.raises(ForeignOrigin) as refused:
         check_forwarded(headers(**given))
     assert refused.value.resolution
+
+
+async def test_metrics_are_not_told_to_it_either(fakes: FakeServices) -> None:
+    app = create_app(fakes.services)
+
+    async def by_socket(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "server": ("/run/warmboot/18080.sock", None)}, receive, send)
+
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(by_socket), base_url="http://localhost"
+    ) as client:
+        for path in ("/metrics", "/v1/info"):
+            assert (await client.get(path)).status_code == 200, path
+            answer = await client.get(path, headers={"Host": "evil.example"})
+            assert (answer.status_code, answer.json()["code"]) == (403, "foreign-origin"), path
+        assert (await client.get("/healthz", headers={"Host": "evil.example"})).status_code == 200
 
 
 def headers(**given: str) -> Headers:

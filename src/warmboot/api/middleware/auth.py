@@ -135,7 +135,7 @@ class AuthMiddleware:
             _check_own(worker, scope)
             scope.setdefault("state", {})["worker"] = worker
             return f"worker {worker}"
-        if self._is_open(scope, headers):
+        if self._is_open(scope, headers, by_socket):
             return ANYONE
         if "authorization" in headers:
             return self._holder_of(headers["authorization"])
@@ -145,13 +145,17 @@ class AuthMiddleware:
             await self._check_root(scope, headers)
         return LOCAL
 
-    def _is_open(self, scope: Scope, headers: Headers) -> bool:
+    def _is_open(self, scope: Scope, headers: Headers, by_socket: bool) -> bool:
         if not _only_reads(scope):
             return False
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
             return False
         path = scope["path"]
-        return path in OPEN_PATHS or path in page_files() or (path == METRICS and not self._known)
+        if path != METRICS or self._known:
+            return path in OPEN_PATHS or path in page_files()
+        if by_socket:
+            check_forwarded(headers)  # on TCP that was done
+        return True
 
     def _holder_of(self, authorization: str) -> str:
         scheme, _, token = authorization.partition(" ")
