@@ -89,6 +89,9 @@ async def test_only_pages_of_this_server_may_call(http: httpx.AsyncClient) -> No
     for origin in ("http://evil.example", "http://127.0.0.1:3000", "null", ""):
         answer = await http.get("/v1/info", headers=own | {"Origin": origin})
         assert answer.status_code == 403, origin
+    for site, status in (("same-origin", 200), ("none", 200), ("same-site", 403)):
+        answer = await http.get("/v1/info", headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == status, site
 
 
 async def test_websockets_need_the_token_too(fakes: FakeServices) -> None:

@@ -159,6 +159,7 @@ def test_by_the_socket_programs_name_what_they_like(host: str) -> None:
         {"host": "localhost:9000", "origin": "http://localhost:8080"},
         {"host": "localhost:9000", "origin": "null"},
         {"host": "localhost:9000", "sec-fetch-site": "cross-site"},
+        {"host": "localhost:9000", "sec-fetch-site": "same-site"},
     ],
 )
 def test_a_page_of_another_origin_does_not_come_in_by_a_forwarded_socket(

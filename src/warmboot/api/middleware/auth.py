@@ -283,7 +283,9 @@ def check_local(headers: Headers, *, linked: bool = False) -> None:
 def _check_own_page(headers: Headers) -> None:
     host = headers.get("host", "")
     foreign = any(one.partition("://")[2] != host for one in headers.getlist("origin"))
-    if foreign or headers.get("sec-fetch-site", "").strip().lower() == "cross-site":
+    # Other ports of a host are the same site: what a container publishes is no page of ours.
+    site = headers.get("sec-fetch-site", "").strip().lower()
+    if foreign or site in ("cross-site", "same-site"):
         raise ForeignOrigin(
             "requests from other web sites are refused",
             details="the Origin header is not this server's own address",
