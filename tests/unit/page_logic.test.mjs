@@ -10,6 +10,7 @@ const { gauges } = await at("metrics");
 const { eventReader } = await at("sse");
 const { lineKeeper, seen } = await at("lines");
 const { states, verbs } = await at("verbs");
+const { repeated } = await at("repeated");
 const { brief, matches, merged, newestId } = await at("journal");
 
 const NOW = Date.parse("2026-01-24T12:00:00Z");
@@ -151,4 +152,39 @@ test("only rows in sight are drawn", () => {
   assert.deepEqual(seen(100_000, 18, 900_000, 360, 10), { first: 49_990, last: 50_030 });
   assert.deepEqual(seen(3, 18, 0, 360), { first: 0, last: 3 });
   assert.deepEqual(seen(0, 18, 0, 360), { first: 0, last: 0 });
+});
+
+test("what is asked for often comes to its end, and once more after that", async () => {
+  const begun = [];
+  let tell = () => {};
+  const next = () => new Promise((resolve) => (tell = resolve));
+  const work = (stop) => new Promise((done) => {
+    begun.push({ stop, done });
+    stop.addEventListener("abort", () => done());
+    tell();
+  });
+  const { ask, anew, end } = repeated(work, 0);
+  const finish = async (afterMs) => {
+    const second = next();
+    begun.at(-1).done(afterMs);
+    await second;
+  };
+  let first = next();
+  for (let times = 0; times < 3; times += 1) ask();
+  await first;
+  for (let times = 0; times < 3; times += 1) ask();
+  assert.deepEqual([begun.length, begun[0].stop.aborted], [1, false]);
+  await finish();
+  assert.equal(begun.length, 2);
+  await finish(1); // it is to be tried again
+  assert.equal(begun.length, 3);
+  first = next();
+  anew();
+  await first;
+  assert.deepEqual([begun.length, begun[2].stop.aborted, begun[3].stop.aborted], [4, true, false]);
+  end();
+  assert.ok(begun[3].stop.aborted);
+  ask();
+  anew();
+  assert.equal(begun.length, 4);
 });

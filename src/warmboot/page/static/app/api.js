@@ -86,16 +86,19 @@ export async function ask(path, { headers = {}, signal: stop, ...options } = {})
   throw problem;
 }
 
-/** A JSON document. */
-export async function get(path, stop) {
+async function within(path, stop, read) {
   const late = AbortSignal.timeout(ANSWER_WITHIN_MS);
   try {
-    return await (await ask(path, { signal: stop ? AbortSignal.any([stop, late]) : late })).json();
+    return await read(await ask(path, { signal: stop ? AbortSignal.any([stop, late]) : late }));
   } catch (error) {
     if (late.aborted && !stop?.aborted) throw unreachable(`there was no answer for ${ANSWER_WITHIN_MS / 1000} s`);
     throw error;
   }
 }
+
+/** A JSON document, and a text. */
+export const get = (path, stop) => within(path, stop, (answer) => answer.json());
+export const getText = (path, stop) => within(path, stop, (answer) => answer.text());
 
 /** `path?a=1&b=2&b=3` of `{a: 1, b: [2, 3]}`; what is empty is left out. */
 export function query(path, parameters) {

@@ -2,6 +2,7 @@
 import { effect, useEffect, useRef, useState } from "./dom.js";
 import { connects, onEvent } from "./events.js";
 import { now, token } from "./api.js";
+import { repeated } from "./repeated.js";
 
 const AT_MOST_EVERY_MS = 1_000;
 const TRY_AGAIN_AFTER_MS = 5_000;
@@ -13,39 +14,26 @@ export function useLive(load, kinds, key = "", atMostEveryMs = AT_MOST_EVERY_MS)
   const latest = useRef(load);
   latest.current = load;
   useEffect(() => {
-    let stop = new AbortController();
-    let planned = null;
-    let last = 0;
-    let ended = false;
-    async function run() {
-      planned = null;
-      last = Date.now();
-      stop.abort();
-      stop = new AbortController();
-      const mine = stop;
+    async function run(stop) {
       try {
-        const data = await latest.current(mine.signal);
-        if (!mine.signal.aborted) show({ data, problem: null, key });
+        const data = await latest.current(stop);
+        if (!stop.aborted) show({ data, problem: null, key });
       } catch (problem) {
-        if (mine.signal.aborted) return;
+        if (stop.aborted) return undefined;
         show((before) => ({ data: before.key === key && problem.status !== 404 ? before.data : null, problem, key }));
-        if (!problem.status || problem.status >= 500) plan(TRY_AGAIN_AFTER_MS);
+        if (!problem.status || problem.status >= 500) return TRY_AGAIN_AFTER_MS;
       }
+      return undefined;
     }
-    function plan(afterMs = 0) {
-      if (planned !== null || ended) return;
-      planned = setTimeout(run, Math.max(afterMs, last + atMostEveryMs - Date.now()));
-    }
-    const off = onEvent((event) => kinds.some((kind) => event.kind.startsWith(kind)) && plan());
+    const { ask, anew, end } = repeated(run, atMostEveryMs);
+    const off = onEvent((event) => kinds.some((kind) => event.kind.startsWith(kind)) && ask());
     const offConnects = effect(() => {
       connects.value;
       token.value;
-      plan();
+      anew();
     });
     return () => {
-      ended = true;
-      clearTimeout(planned);
-      stop.abort();
+      end();
       off();
       offConnects();
     };

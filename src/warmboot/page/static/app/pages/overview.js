@@ -1,5 +1,5 @@
 /* What runs, how it was booted, what it takes, and what needs attention. */
-import { ask, get, now, query } from "../api.js";
+import { get, getText, query } from "../api.js";
 import { Verbs } from "../buttons.js";
 import { coldReasons, oneAfterTheOther, reasonInWords, saved } from "../boots.js";
 import { html, useEffect, useState } from "../dom.js";
@@ -36,7 +36,7 @@ const itemOf = async (path, stop) => (await get(path, stop)).item;
 
 async function loadCounts(stop) {
   const [counts, info, images] = await Promise.all([
-    ask("/metrics", { signal: stop }).then((answer) => answer.text()),
+    getText("/metrics", stop),
     itemOf("/v1/info", stop),
     listOf("/v1/runtime-images", { limit: 1 }, stop),
   ]);
