@@ -48,6 +48,8 @@ channel.onmessage = ({ data }) => {
 };
 
 async function followOnce(onHeard) {
+  // Without an event to go on from, what has happened since the last stream is not told: all is loaded again.
+  if (lastId === null && connection.value === "live") become("connecting");
   const stop = new AbortController();
   let heard = Date.now();
   const watch = setInterval(() => Date.now() - heard > SILENT_FOR_MS && stop.abort(), 5_000);
