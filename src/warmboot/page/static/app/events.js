@@ -53,6 +53,9 @@ async function followOnce(onHeard) {
   const stop = new AbortController();
   let heard = Date.now();
   const watch = setInterval(() => Date.now() - heard > SILENT_FOR_MS && stop.abort(), 5_000);
+  const unwatch = effect(() => {
+    if (!admitted.value) stop.abort(); // the token was forgotten, or counts no more
+  });
   try {
     const headers = { Accept: "text/event-stream" };
     if (lastId !== null) headers["Last-Event-ID"] = String(lastId);
@@ -73,6 +76,7 @@ async function followOnce(onHeard) {
     }
   } finally {
     clearInterval(watch);
+    unwatch();
     stop.abort();
   }
 }
