@@ -44,20 +44,34 @@ async function loadCounts(stop) {
 }
 
 async function loadTrouble(stop) {
-  const some = { limit: 20 };
-  const [failed, running, engines, workers, snapshots, checks] = await Promise.all([
-    listOf("/v1/containers", { ...some, state: "failed" }, stop),
-    listOf("/v1/containers", { limit: 200, state: "running" }, stop),
-    listOf("/v1/engines", { ...some, state: "failed" }, stop),
-    listOf("/v1/workers", { ...some, state: "failed" }, stop).catch((problem) => {
+  let more = false;
+  const list = async (path, wanted) => {
+    const part = await get(query(path, wanted), stop);
+    more ||= part.next_cursor !== undefined;
+    return part.items;
+  };
+  const [failed, running] = [{ limit: 20, state: "failed" }, { limit: 200, state: "running" }];
+  const [containers, some, engines, others, workers, snapshots, checks] = await Promise.all([
+    list("/v1/containers", failed),
+    list("/v1/containers", running),
+    list("/v1/engines", failed),
+    list("/v1/engines", running),
+    list("/v1/workers", failed).catch((problem) => {
       if (stop.aborted || !problem.status) throw problem;
       return []; // there is no Docker on this host: the doctor says so
     }),
-    listOf("/v1/runtime-snapshots", { ...some, state: "unhealthy" }, stop),
-    listOf("/v1/doctor", {}, stop),
+    list("/v1/runtime-snapshots", { limit: 20, state: "unhealthy" }),
+    list("/v1/doctor", {}),
   ]);
-  const ill = running.filter((one) => one.error || one.answering === false || one.health === "unhealthy");
-  return { containers: [...failed, ...ill], engines, workers, snapshots, checks: checks.filter((one) => !one.ok && one.required) };
+  const ill = (one) => one.error || one.answering === false || one.health === "unhealthy";
+  return {
+    containers: [...containers, ...some.filter(ill)],
+    engines: [...engines, ...others.filter(ill)],
+    workers,
+    snapshots,
+    checks: checks.filter((one) => !one.ok && one.required),
+    more,
+  };
 }
 
 const useSlowly = (load, kinds) => useLive(load, kinds, "", AT_MOST_EVERY_MS);
@@ -106,14 +120,16 @@ function Begin({ images }) {
 
 function Attention({ of }) {
   if (!of.data) return null;
-  const { containers, engines, workers, snapshots, checks } = of.data;
+  const { containers, engines, workers, snapshots, checks, more } = of.data;
   const things = [
     ...containers.map((one) => ["container", one.name, link("containers", one.id), one]),
     ...engines.map((one) => ["engine", one.name, link("engines", one.id), one]),
     ...workers.map((one) => ["worker", one.name, link("workers", one.id), one]),
     ...snapshots.map((one) => ["snapshot", shortId(one.id), link("registry"), one]),
   ];
-  if (!things.length && !checks.length) return html`<p class="well"><span class="badge good">well</span> Nothing needs attention.</p>`;
+  if (!things.length && !checks.length) {
+    return html`<p class="well"><span class="badge good">well</span> Nothing needs attention${more && " among the newest 200 that run"}.</p>`;
+  }
   return html`<${Section} title="Needs attention">
     <ul class="attention">
       ${things.map(
@@ -130,6 +146,7 @@ function Attention({ of }) {
         </li>`,
       )}
     </ul>
+    ${more && html`<p class="quiet-text">The newest are shown here: the lists have the others.</p>`}
   </${Section}>`;
 }
 
