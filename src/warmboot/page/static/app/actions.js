@@ -43,8 +43,9 @@ export async function send(method, path, body) {
     } catch (problem) {
       if (stop.aborted) throw new Problem(TOO_LONG);
       if (lost > 0 && method === "DELETE" && problem.status === 404) return { ok: true };
-      lost += problem.code === "manager-unreachable" ? 1 : 0;
-      const comes = problem.code === "request-still-running" || (lost > 0 && lost <= MOST_LOST && !problem.status);
+      // Without a status nothing was answered, or not to the end.
+      lost += problem.status ? 0 : 1;
+      const comes = problem.code === "request-still-running" || (lost <= MOST_LOST && !problem.status);
       if (!comes) throw problem;
       await pause(ASKED_AGAIN_AFTER_MS);
     }

@@ -8,7 +8,7 @@ export const Badge = ({ of, children }) => html`<span class="badge ${tone(of)}">
 export function Told({ problem }) {
   if (!problem) return null;
   return html`<div class="problem" role="alert">
-    <p><strong>${problem.title ?? problem.brief}</strong></p>
+    <p><strong>${problem.title ?? problem.brief ?? problem.message}</strong></p>
     ${(problem.detail ?? problem.details) && html`<p>${problem.detail ?? problem.details}</p>`}
     ${problem.resolution && html`<p class="next">Next: <${Commands} text=${problem.resolution} /></p>`}
   </div>`;
