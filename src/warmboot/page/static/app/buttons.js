@@ -33,7 +33,7 @@ export function Verbs({ noun, of }) {
     const to = path.startsWith("?") || !path ? `${way}${path}` : `${way}/${path}`;
     const given = await act(of.id, `${doing} ${of.name}`, () => send(method, to, body));
     const [shown, one] = place.value.parts;
-    if (given && method === "DELETE" && shown === `${noun}s` && one) location.hash = link(shown);
+    if (given && method === "DELETE" && shown === `${noun}s` && [of.id, of.name].includes(one)) location.hash = link(shown);
   }
   const offered = verbs(noun, of.state);
   if (!offered.length) return null;

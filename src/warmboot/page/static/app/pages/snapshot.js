@@ -1,7 +1,7 @@
 /* What can be done with a snapshot, and with all that may go. */
 import { act, isBusy, send } from "../actions.js";
 import { Button } from "../buttons.js";
-import { html, useState } from "../dom.js";
+import { html, useEffect, useState } from "../dom.js";
 import { shortId, size } from "../format.js";
 import { snapshotTitle } from "../registry.js";
 
@@ -29,6 +29,7 @@ export function SnapshotVerbs({ one }) {
 
 function Weight({ one, busy, onSet }) {
   const [typed, type] = useState(String(one.weight));
+  useEffect(() => type(String(one.weight)), [one.weight]);
   const changed = typed !== String(one.weight);
   return html`<form class="weight" onSubmit=${(event) => (event.preventDefault(), changed && onSet(Number(typed)))}>
     <label>Weight <input type="number" min="0" max="100" step="any" required value=${typed} onInput=${(event) => type(event.target.value)} /></label>
@@ -42,12 +43,15 @@ export function Garbage() {
   const busy = isBusy("garbage");
   const collect = (dry_run, doing) => act("garbage", doing, () => send("POST", "/v1/gc", { dry_run }));
   const look = async () => show((await collect(true, "Looking for what may go"))?.item ?? null);
-  const remove = async () => (await collect(false, "Collecting garbage")) && show(null);
+  const remove = async () => {
+    const done = await collect(false, "Collecting garbage");
+    if (done) show(done.item.kept.length > 0 ? { ...done.item, removed: null } : null);
+  };
   return html`<section>
     <header class="section"><h2>Garbage</h2></header>
     <p class="buttons"><${Button} label="Show what may go" busy=${busy} onPress=${look} /></p>
-    ${found && found.removed.length === 0 && html`<p>Nothing may go.</p>`}
-    ${found?.removed.length > 0 &&
+    ${found?.removed?.length === 0 && html`<p>Nothing may go.</p>`}
+    ${found?.removed?.length > 0 &&
     html`<ul>${found.removed.map((one) => html`<li key=${one.kind + one.name}>${one.kind} ${one.name}: ${one.reason}, ${size(one.size_bytes)}</li>`)}</ul>
       <p class="buttons"><${Button} label=${`Remove ${found.removed.length}, which frees ${size(found.freed_bytes)}`} danger busy=${busy} onPress=${remove} /></p>`}
     ${found?.kept.length > 0 && html`<p class="quiet-text">In use, and kept: ${found.kept.map((one) => `${one.kind} ${one.name}`).join(", ")}</p>`}
