@@ -6,9 +6,11 @@ import { Told } from "./parts.js";
 
 const MOST = 100_000;
 const ROW_PX = 18; // as in style.css
+const AGAIN_AFTER_MS = 2_000; // all of it, as nothing tells where it was cut off
 
-/** Of `path`, the output of a thing; it is asked for anew when `key` changes. */
-export function Log({ path, key_: key }) {
+/** Of `path`, the output of a thing; it is asked for anew when `key` changes, and after the connection was lost, if
+    it is `readable(stop)` still. */
+export function Log({ path, key_: key, readable = async () => true }) {
   const [, draw] = useState(0);
   const [problem, tell] = useState(null);
   const [state, become] = useState("loading");
@@ -17,8 +19,7 @@ export function Log({ path, key_: key }) {
   const follows = useRef(true);
   useEffect(() => {
     const stop = new AbortController();
-    const keeper = lineKeeper(MOST);
-    kept.current = keeper;
+    kept.current = null;
     tell(null);
     become("loading");
     let frame = null;
@@ -28,6 +29,9 @@ export function Log({ path, key_: key }) {
     };
     async function follow() {
       const answer = await ask(`${path}?follow=true&tail=${MOST}`, { signal: stop.signal });
+      const keeper = lineKeeper(MOST);
+      kept.current = keeper;
+      tell(null);
       become("following");
       const pieces = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {
@@ -37,13 +41,24 @@ export function Log({ path, key_: key }) {
         frame ??= requestAnimationFrame(drawn);
       }
     }
-    follow()
-      .then(() => become("ended"))
-      .catch((error) => {
-        if (stop.signal.aborted) return;
-        become("lost");
-        if (error.title) tell(error);
-      });
+    async function keepFollowing() {
+      for (let times = 0; !stop.signal.aborted; times += 1) {
+        try {
+          if (times === 0 || (await readable(stop.signal))) {
+            await follow();
+            become("ended");
+            return;
+          }
+        } catch (error) {
+          if (stop.signal.aborted) return;
+          become("lost");
+          if (error.title) tell(error);
+          if (error.status && error.status < 500) return;
+        }
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_AFTER_MS));
+      }
+    }
+    keepFollowing();
     return () => {
       stop.abort();
       cancelAnimationFrame(frame);

@@ -45,10 +45,12 @@ export const Ports = ({ of }) =>
     return html`<span class="port" key=${label}>${url ? html`<a href=${url} rel="noreferrer noopener" target="_blank">${label}</a>` : label}</span>`;
   });
 
+const item = async (id, stop) => (await get(`/v1/containers/${encoded(id)}`, stop)).item;
+
 export function Container({ id }) {
   const at = useNow();
-  const shown = useLive((stop) => get(`/v1/containers/${encoded(id)}`, stop), ["container."], id);
-  const one = shown.data?.item;
+  const shown = useLive((stop) => item(id, stop), ["container."], id);
+  const one = shown.data;
   if (!one) return html`<h1>Container ${id}</h1><${Told} problem=${shown.problem} /><${Loading} of=${shown} />`;
   return html`<p class="crumbs"><a href=${link("containers")}>Containers</a></p>
     <h1>${one.name} <${Badge} of=${one}>${status(one, at)}</${Badge}></h1>
@@ -69,6 +71,7 @@ export function Container({ id }) {
       ["Folders", one.folders.map((folder) => `${folder.path}${folder.read_only ? " (read-only)" : ""}`).join(", ")],
     ]} />
     <${Section} title="How it was started"><${Waterfall} stages=${one.stages} /><${Attempts} of=${one} /></${Section}>
-    ${one.docker_id && READABLE.includes(one.state) && html`<${Section} title="Output"><${Log} path=${`/v1/containers/${one.id}/logs`} key_=${`${one.docker_id} ${one.started_at}`} /></${Section}>`}
+    ${one.docker_id && READABLE.includes(one.state) && html`<${Section} title="Output"><${Log} path=${`/v1/containers/${one.id}/logs`} key_=${`${one.docker_id} ${one.started_at}`}
+      readable=${(stop) => item(one.id, stop).then(({ state }) => READABLE.includes(state))} /></${Section}>`}
     <p class="quiet-text">A shell in it: <code>warmboot exec -it ${one.name} sh</code></p>`;
 }
