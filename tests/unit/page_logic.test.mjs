@@ -146,6 +146,10 @@ test("output is kept in lines, whatever pieces it comes in, and so many of them"
   const many = kept(Array.from({ length: 1000 }, (_, index) => `${index}\n`));
   assert.ok(many.lines.length <= 110 && many.lines.length >= 100);
   assert.deepEqual([many.lines.at(-1), many.dropped + many.lines.length], ["999", 1000]);
+  const long = lineKeeper(1000, 100_000);
+  for (let index = 0; index < 500; index += 1) long.add(`${index} ${"x".repeat(10_000)}\n`);
+  assert.ok(long.lines.length >= 9 && long.lines.length <= 11, `${long.lines.length}`);
+  assert.deepEqual([long.lines.at(-1).slice(0, 4), long.dropped + long.lines.length], ["499 ", 500]);
 });
 
 test("only rows in sight are drawn", () => {
