@@ -140,6 +140,7 @@ test("output is kept in lines, whatever pieces it comes in, and so many of them"
   assert.deepEqual(kept(["a", "b\nc", "\n", "d"]).lines, ["ab", "c", "d"]);
   assert.deepEqual(kept(["a\r", "\nb\r\n"]).lines, ["a", "b"]);
   assert.deepEqual(kept(["10 %\r20 %\r30 %\n"]).lines, ["30 %"]);
+  assert.deepEqual(kept([...Array.from({ length: 1000 }, (_, index) => `\r${index} of 1000 are done`), "\n"]).lines, ["999 of 1000 are done"]);
   assert.deepEqual(kept(["\x1b[1;3", "1mred\x1b[0m \x00\x07\ufffd\ttab\n"]).lines, ["red \ufffd\ttab"]);
   assert.deepEqual(kept(["a\n\nb\n"]).lines, ["a", "", "b"]);
   assert.equal(kept(["x".repeat(100_000)]).lines[0].length, 4097);

@@ -25,7 +25,10 @@ export function lineKeeper(most, room = MOST_ROOM) {
   function add(text) {
     const parts = (raw + text).split("\n");
     raw = parts.pop();
-    if (raw.length > 2 * MOST_CHARACTERS) raw = raw.slice(0, 2 * MOST_CHARACTERS);
+    if (raw.length > 2 * MOST_CHARACTERS) {
+      const begin = raw.lastIndexOf("\r", raw.length - 2) + 1; // what stands there now
+      raw = raw.slice(begin, begin + 2 * MOST_CHARACTERS);
+    }
     if (kept.open) {
       kept.lines.pop();
       taken -= came.pop();
