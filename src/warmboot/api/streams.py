@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ ERROR_TAG = 3
 FIRST_CHUNK_WAIT_S = 0.5
 KEEP_ALIVE_S = 15.0
 MOST_GATHERED_BYTES = 64 << 10
+NOT_GUESSED = {"X-Content-Type-Options": "nosniff"}
+"""For what a guest has said: it is of the type that we say, and of no other."""
 
 T = TypeVar("T")
 
@@ -40,7 +42,11 @@ class Streamed(StreamingResponse):
 
     A send that need not wait gives nobody else a turn, not even to the news that the reader has
     gone: so each one is followed by a turn of the loop. However it ends, its source is closed.
+    What it has may be a guest's: no browser takes it for a script of this server's own page.
     """
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        super().init_headers(NOT_GUESSED | dict(headers or {}))
 
     async def stream_response(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}

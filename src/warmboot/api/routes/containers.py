@@ -26,7 +26,15 @@ from warmboot.api.schemas.container_requests import ContainerIn, RenameIn
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.requests import ForkIn, Signal
 from warmboot.api.schemas.responses import Created, Item, Items, Ok, Paged
-from warmboot.api.streams import MULTIPLEXED, Streamed, begun, gathered, multiplexed, plain
+from warmboot.api.streams import (
+    MULTIPLEXED,
+    NOT_GUESSED,
+    Streamed,
+    begun,
+    gathered,
+    multiplexed,
+    plain,
+)
 from warmboot.manager.protocols import Services, Until
 from warmboot.model.container import LIVING, ContainerState
 from warmboot.model.errors import WarmbootError
@@ -209,7 +217,7 @@ async def get_container_logs(
 async def get_container_boot_log(ref: Ref, services: Wired) -> PlainTextResponse:
     """Since its VM was booted or restored; the last 256 KiB. It outlives a VM that died."""
     said = await services.containers.boot_log(ref)
-    return PlainTextResponse(said.decode("utf-8", "replace"))
+    return PlainTextResponse(said.decode("utf-8", "replace"), headers=NOT_GUESSED)
 
 
 @router.websocket("/{ref}/exec")

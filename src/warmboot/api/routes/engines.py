@@ -29,6 +29,7 @@ from warmboot.api.schemas.engine_schemas import (
 )
 from warmboot.api.schemas.requests import ForkIn
 from warmboot.api.schemas.responses import Created, Item, Items, Ok, Paged
+from warmboot.api.streams import NOT_GUESSED
 from warmboot.manager.protocols import Engines, EngineUntil, Services
 from warmboot.model.errors import NotSupported
 from warmboot.model.tenants.engine import EngineState
@@ -182,4 +183,4 @@ async def wait_for_engine(
 async def get_engine_boot_log(ref: Ref, services: Wired) -> PlainTextResponse:
     """Since its VM was booted or restored; the last 256 KiB. It outlives a VM that died."""
     said = await _engines(services).boot_log(ref)
-    return PlainTextResponse(said.decode("utf-8", "replace"))
+    return PlainTextResponse(said.decode("utf-8", "replace"), headers=NOT_GUESSED)
