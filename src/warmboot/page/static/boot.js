@@ -7,13 +7,18 @@ const MOST = 10;
 const LONGER_EACH_TIME_MS = 200;
 
 function loadAgain(why) {
-  const times = Number(sessionStorage.getItem(TIMES) ?? 0) + 1;
+  let times = MOST + 1;
+  try {
+    times = Number(sessionStorage.getItem(TIMES) ?? 0) + 1;
+    if (times > MOST) sessionStorage.removeItem(TIMES);
+    else sessionStorage.setItem(TIMES, String(times));
+  } catch {
+    // The browser keeps nothing for this page, and the page needs that: `why` says so.
+  }
   if (times > MOST) {
-    sessionStorage.removeItem(TIMES);
     document.getElementById("page").textContent = `The page could not be loaded (${why}). Reload it to try again.`;
     return;
   }
-  sessionStorage.setItem(TIMES, String(times));
   setTimeout(() => location.reload(), times * LONGER_EACH_TIME_MS);
 }
 
