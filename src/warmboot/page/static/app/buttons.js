@@ -8,16 +8,18 @@ import { verbs } from "./verbs.js";
 /** A button; with `asks` it is pressed twice, the second time below the question. */
 export function Button({ label, asks, busy, onPress, danger }) {
   const [asking, ask] = useState(false);
-  const no = useRef(null);
+  const [no, first, asked] = [useRef(null), useRef(null), useRef(false)];
   useEffect(() => {
     if (asking) no.current?.focus();
+    else if (asked.current) first.current?.focus(); // not to the document's beginning
+    asked.current = asking;
   }, [asking]);
   const press = () => {
     ask(false);
     onPress();
   };
   if (!asking) {
-    return html`<button type="button" class=${danger ? "danger" : ""} disabled=${busy} onClick=${asks ? () => ask(true) : press}>${label}</button>`;
+    return html`<button type="button" ref=${first} class=${danger ? "danger" : ""} disabled=${busy} onClick=${asks ? () => ask(true) : press}>${label}</button>`;
   }
   return html`<span class="question" role="group" aria-label=${asks} onKeyDown=${(event) => event.key === "Escape" && ask(false)}>
     ${asks} <button type="button" class="danger" onClick=${press}>${label}</button>
