@@ -8,8 +8,9 @@ const AT_MOST_EVERY_MS = 1_000;
 const TRY_AGAIN_AFTER_MS = 5_000;
 
 /** `{data, problem}` of `load(stop)`: called when `key` changes, after events of these kinds, and when
-    the stream came up again. What is shown stays until there is something newer. */
-export function useLive(load, kinds, key = "", atMostEveryMs = AT_MOST_EVERY_MS) {
+    the stream came up again; of what no event tells, every `atLeastEveryMs`, too, while the page is looked at. What
+    is shown stays until there is something newer. */
+export function useLive(load, kinds, key = "", atMostEveryMs = AT_MOST_EVERY_MS, atLeastEveryMs = null) {
   const [shown, show] = useState({ data: null, problem: null, key });
   const latest = useRef(load);
   latest.current = load;
@@ -32,8 +33,13 @@ export function useLive(load, kinds, key = "", atMostEveryMs = AT_MOST_EVERY_MS)
       token.value;
       anew();
     });
+    const again = () => document.hidden || ask();
+    const timer = atLeastEveryMs === null ? null : setInterval(again, atLeastEveryMs);
+    if (timer !== null) document.addEventListener("visibilitychange", again);
     return () => {
       end();
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", again);
       off();
       offConnects();
     };
