@@ -16,7 +16,8 @@ async def test_vms_and_a_snapshot_of_the_first_release_are_adopted(
     async with Site.at(
         state_root() / "e2e-upgrade", prefix="wbo", subnet="198.19.252.0/22"
     ) as site:
-        await site.start(source=first_release(tmp_path))
+        no_pool = {"MANAGER_STANDBY_VMS": "0"}  # as that release called it
+        await site.start(no_pool, source=first_release(tmp_path))
         register = ("runtime", "register", "--no-snapshot", "--name", "default")
         await site.cli(*register, str(image_folder))
         await site.cli("snapshot", "create", "default")
