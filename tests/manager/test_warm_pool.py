@@ -81,7 +81,7 @@ async def test_it_is_met_on_the_connection_that_it_has(
 async def test_after_hours_it_gets_the_time_the_entropy_and_the_token_of_now(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late_ns, sent = 0, list[dict[str, Any]]()
+    late_ns, sent, claims = 0, list[dict[str, Any]](), list[dict[str, Any]]()
     clock = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + late_ns)
     body_of = guest_link._identity_body
 
@@ -97,20 +97,20 @@ async def test_after_hours_it_gets_the_time_the_entropy_and_the_token_of_now(
         monkeypatch.setattr(guest_link, "time", clock)
         monkeypatch.setattr(guest_link, "_identity_body", note)
         late_ns = 5 * 3600 * 10**9
-        for number, name in enumerate(("one", "two")):
+        for name in ("one", "two"):
             asked_ns = clock.time_ns()
             container = await manager.run(name)
             assert container.boot_method is BootMethod.WARM
             assert container.vm_id in before
-            ours = sent[number]
-            assert asked_ns <= ours["clock_ns"] <= clock.time_ns()
             (record,) = await manager.store.vms.of_owner(container.id)
-            assert ours["token"] == record.token
+            # The last one of this VM: a busy guest may be asked more than once.
+            claims.append([one for one in sent if one["token"] == record.token][-1])
+            assert asked_ns <= claims[-1]["clock_ns"] <= clock.time_ns()
             (stage,) = [stage for stage in container.stages if stage.name == "identity"]
             assert {"entropy", "clock", "token"} <= {step.name for step in stage.steps}
             late_ns *= 2
         for key in ("entropy", "token", "machine_id", "hostname"):
-            assert sent[0][key] != sent[1][key]
+            assert claims[0][key] != claims[1][key]
 
 
 async def test_more_boots_than_the_pool_has_start_their_own(waiting: Manager) -> None:
