@@ -53,6 +53,9 @@ def test_images_of_registries_are_prepared(cli: Cli, tmp_path: Path) -> None:
     assert (done.stdout.split(), done.returncode) == (["redis"], 1)
     assert "there is no prepared image 'nginx'" in done.stderr
     assert cli("image", "ls", "-q").stdout == ""
+    cli("image", "prepare", "redis")
+    assert cli("image", "rm", *cli("image", "ls", "-q").stdout.split()).returncode == 0
+    assert cli("image", "ls", "-q").stdout == ""
     assert cli("image", "prepare", "redis", "-m", "x").returncode == 2
 
 

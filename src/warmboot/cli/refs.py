@@ -56,7 +56,7 @@ async def find_image(client: Client, ref: str) -> RuntimeImage:
     """A runtime image by name, id, digest, or the beginning of an id."""
     images = await client.images.list()
     named = [image for image in images if ref in (image.name, image.digest)]
-    return named[0] if named else _by_id(images, ref, "runtime image", "warmboot runtime ls")
+    return named[0] if named else by_id(images, ref, "runtime image", "warmboot runtime ls")
 
 
 async def find_snapshot(client: Client, ref: str) -> RuntimeSnapshot:
@@ -65,10 +65,10 @@ async def find_snapshot(client: Client, ref: str) -> RuntimeSnapshot:
     for snapshot in snapshots:
         if snapshot.name == ref and snapshot.state != "deleted":
             return snapshot
-    return _by_id(snapshots, ref, "runtime snapshot", "warmboot snapshot ls")
+    return by_id(snapshots, ref, "runtime snapshot", "warmboot snapshot ls")
 
 
-def _by_id(things: Sequence[T], ref: str, what: str, command: str) -> T:
+def by_id(things: Sequence[T], ref: str, what: str, command: str) -> T:
     matches = [thing for thing in things if ref and thing.id.startswith(ref.lower())]
     if len(matches) == 1:
         return matches[0]

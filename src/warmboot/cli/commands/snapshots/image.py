@@ -8,10 +8,10 @@ import typer
 
 from warmboot.cli.commands.options import Cpus, Json, Memory, Quiet, RuntimeImage
 from warmboot.cli.commands.snapshots.snapshot import Detach, build, standing
+from warmboot.cli.commands.snapshots.wanted_shape import wanted_shape
 from warmboot.cli.completion import prepared_names
-from warmboot.cli.drive import connect, drive, each, usage
-from warmboot.cli.parsing import parse_cpus, parse_memory
-from warmboot.cli.refs import find_image
+from warmboot.cli.drive import connect, drive, each
+from warmboot.cli.refs import by_id, find_image
 from warmboot.cli.terminal.output import (
     ago,
     print_json,
@@ -20,7 +20,6 @@ from warmboot.cli.terminal.output import (
     short,
     size,
 )
-from warmboot.model.errors import NotFound
 
 if TYPE_CHECKING:
     from warmboot.client import Client
@@ -44,22 +43,12 @@ def prepare(
     detach: Detach = False,
 ) -> None:
     """Pull an image into a snapshot, or pull it anew, and print the snapshot's id."""
-    try:
-        vcpus = parse_cpus(cpus) if cpus else None
-        memory_mib = parse_memory(memory) if memory else None
-    except ValueError as error:
-        raise usage(str(error)) from None
+    shape = wanted_shape(cpus, memory)
 
     async def begin(client: Client) -> str:
         found = None if runtime is None else (await find_image(client, runtime)).id
-        if vcpus is None and memory_mib is None:
-            return await client.snapshots.prepare_image(image, runtime_image_id=found)
-        default = (await client.system.info())["default_shape"]
         return await client.snapshots.prepare_image(
-            image,
-            runtime_image_id=found,
-            vcpus=vcpus or default["vcpus"],
-            memory_mib=memory_mib or default["memory_mib"],
+            image, runtime_image_id=found, **await shape(client)
         )
 
     build(begin, detach=detach, what=f"a snapshot with {image}")
@@ -104,7 +93,7 @@ def rm(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="images that are prepared",
+            help="images that are prepared, or ids of their snapshots",
             autocompletion=prepared_names,
             show_default=False,
         ),
@@ -114,12 +103,9 @@ def rm(
 
     async def act(client: Client, image: str) -> None:
         names = {image, f"{image}:latest"}
-        found = [s for s in await _prepared(client) if s.metadata["image"] in names]
-        if not found:
-            raise NotFound(
-                f"there is no prepared image {image!r}",
-                resolution="list those that are with: warmboot image ls",
-            )
+        prepared = await _prepared(client)
+        found = [snapshot for snapshot in prepared if snapshot.metadata["image"] in names]
+        found = found or [by_id(prepared, image, "prepared image", "warmboot image ls")]
         for snapshot in found:
             await client.snapshots.delete(snapshot.id)
 

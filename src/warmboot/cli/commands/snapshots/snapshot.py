@@ -9,10 +9,11 @@ import typer
 
 from warmboot.cli.commands.options import Cpus, Json, Memory, Quiet
 from warmboot.cli.commands.snapshots.forms import compress, unpack
+from warmboot.cli.commands.snapshots.wanted_shape import wanted_shape
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
+from warmboot.cli.parsing import parse_weight
 from warmboot.cli.refs import find_image, find_snapshot
 from warmboot.cli.terminal.output import (
     age,
@@ -78,22 +79,11 @@ def create(
     detach: Detach = False,
 ) -> None:
     """Build a snapshot of a runtime image (a new version if it has one), and print its id."""
-    try:
-        vcpus = parse_cpus(cpus) if cpus else None
-        memory_mib = parse_memory(memory) if memory else None
-    except ValueError as error:
-        raise usage(str(error)) from None
+    shape = wanted_shape(cpus, memory)
 
     async def begin(client: Client) -> str:
         found = await find_image(client, image)
-        if vcpus is None and memory_mib is None:
-            return await client.snapshots.create(found.id)
-        default = (await client.system.info())["default_shape"]
-        return await client.snapshots.create(
-            found.id,
-            vcpus=vcpus or default["vcpus"],
-            memory_mib=memory_mib or default["memory_mib"],
-        )
+        return await client.snapshots.create(found.id, **await shape(client))
 
     build(begin, detach=detach)
 

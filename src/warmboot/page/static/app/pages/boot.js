@@ -1,4 +1,4 @@
-/* What containers and engines tell of their boot alike. */
+/* What containers and engines tell alike: of their boot, and what they were given. */
 import { html } from "../dom.js";
 import { seconds, shortId } from "../format.js";
 import { link } from "../router.js";
@@ -11,6 +11,11 @@ export const bootFacts = (one) => [
     one.runtime_snapshot_id &&
       html`<a href=${link("registry")}>snapshot ${shortId(one.runtime_snapshot_id)}</a>${one.snapshot_version ? `, version ${one.snapshot_version}` : ""}`,
   ],
+];
+
+export const givenFacts = (one) => [
+  ["Labels", Object.entries(one.labels).map(([name, text]) => `${name}=${text}`).join(", ")],
+  ["Folders", one.folders.map((folder) => `${folder.path}${folder.read_only ? " (read-only)" : ""}`).join(", ")],
 ];
 
 const tried = (one) => (one.version ? `version ${one.version}` : `snapshot ${shortId(one.snapshot_id)}`);

@@ -10,7 +10,7 @@ import { Badge, Facts, Loading, Section, Told } from "../parts.js";
 import { link } from "../router.js";
 import { states } from "../verbs.js";
 import { Waterfall } from "../waterfall.js";
-import { Attempts, bootFacts } from "./boot.js";
+import { Attempts, bootFacts, givenFacts } from "./boot.js";
 
 // To read the output of one that is parked would wake it, and one that is paused does not answer.
 const READABLE = ["running", "exited"];
@@ -67,8 +67,7 @@ export function Container({ id }) {
       ["Health", one.health === "none" ? null : one.health],
       ["VM", one.vm_id && html`<code>${one.vm_id}</code>, ${shape(one.shape)}`],
       ...bootFacts(one),
-      ["Labels", Object.entries(one.labels).map(([name, text]) => `${name}=${text}`).join(", ")],
-      ["Folders", one.folders.map((folder) => `${folder.path}${folder.read_only ? " (read-only)" : ""}`).join(", ")],
+      ...givenFacts(one),
     ]} />
     <${Section} title="How it was started"><${Waterfall} stages=${one.stages} /><${Attempts} of=${one} /></${Section}>
     ${one.docker_id && READABLE.includes(one.state) && html`<${Section} title="Output"><${Log} path=${`/v1/containers/${one.id}/logs`} key_=${`${one.docker_id} ${one.started_at}`}

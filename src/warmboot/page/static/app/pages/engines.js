@@ -9,7 +9,7 @@ import { Badge, Command, Facts, Loading, Section, Told } from "../parts.js";
 import { link } from "../router.js";
 import { states } from "../verbs.js";
 import { Waterfall } from "../waterfall.js";
-import { Attempts, bootFacts } from "./boot.js";
+import { Attempts, bootFacts, givenFacts } from "./boot.js";
 import { Ports } from "./containers.js";
 
 export function Engines() {
@@ -65,8 +65,7 @@ export function Engine({ id }) {
       ["Is removed", one.expires_at && new Date(one.expires_at).toLocaleString()],
       ["VM", one.vm_id && html`<code>${one.vm_id}</code>`],
       ...bootFacts(one),
-      ["Labels", Object.entries(one.labels).map(([name, text]) => `${name}=${text}`).join(", ")],
-      ["Folders", one.folders.map((folder) => `${folder.path}${folder.read_only ? " (read-only)" : ""}`).join(", ")],
+      ...givenFacts(one),
     ]} />
     <${Section} title="How it was started"><${Waterfall} stages=${one.stages} /><${Attempts} of=${one} /></${Section}>`;
 }
